@@ -1,0 +1,270 @@
+"""A model with a cache for every request in flight, brought up to date by catch-up.
+
+A context is the list of token ids that a model is to continue. The owner asks for
+contexts; what a slot already holds of one is kept, the rest is prefilled. So nothing
+is read twice, whoever wrote it, and a context that changes (text handed over from
+another tokenizer, a question withdrawn) costs only what changed.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_switchgen.decoding import programs
+from jax_switchgen.decoding.sampling import Sampling
+from jax_switchgen.models.cache import Cache, empty_cache
+from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.transformer import Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The static sizes that programs are compiled for.
+
+    Attributes:
+      batch: rows of a pass, ascending; the last is the largest pass.
+      chunk: tokens of a prefill call, ascending. Larger needs are met by several
+        calls, so that a long prompt compiles nothing new.
+    """
+
+    batch: tuple[int, ...]
+    chunk: tuple[int, ...] = (16, 64)
+
+    def rows(self, count: int) -> int:
+        return next(size for size in self.batch if size >= count)
+
+
+def batch_buckets(batch_size: int) -> tuple[int, ...]:
+    """Powers of two up to `batch_size`, and itself: 6 -> (1, 2, 4, 6)."""
+    powers = [2**i for i in range(batch_size.bit_length()) if 2**i < batch_size]
+    return (*powers, batch_size)
+
+
+def cache_length_for(tokens: int) -> int:
+    """The next cache length of the list 256, 384, 512, 768, 1024, 1536, …"""
+    length = 256
+    while length < tokens:
+        length = length * 3 // 2 if length & (length - 1) == 0 else length * 4 // 3
+    return length
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteOrder:
+    """One row's part of a decode pass; see `programs.Rows`."""
+
+    slot: int
+    context: Sequence[int]
+    limit: int
+    request: int
+    position: int
+
+
+class CachedModel:
+    """Parameters, and for each slot the tokens whose keys and values are cached.
+
+    Attributes:
+      held: for each slot the ids that its cache holds.
+      prefilled: tokens read by prefill since the cache was opened, padding left out.
+    """
+
+    def __init__(self, model: Transformer, lora: Lora | None = None):
+        self.model = model
+        self.lora = lora
+        self.held: list[list[int]] = []
+        self.prefilled = 0
+        self._cache: Cache | None = None
+        self._buckets = Buckets(batch=(1,))
+
+    @property
+    def cache(self) -> Cache:
+        assert self._cache is not None, "open() allocates the cache"
+        return self._cache
+
+    def open(self, num_slots: int, length: int, buckets: Buckets) -> None:
+        """Allocates a cache of `num_slots` x `length` positions."""
+        self._cache = empty_cache(
+            self.model.config, num_slots, cache_length_for(length), self.model.dtype
+        )
+        self._buckets = buckets
+        self.held = [[] for _ in range(num_slots)]
+        self.prefilled = 0
+
+    def close(self) -> None:
+        """Frees the cache."""
+        self._cache = None
+        self.held = []
+
+    def forget(self, slot: int) -> None:
+        """A new request takes the slot."""
+        self.held[slot] = []
+
+    def catch_up(self, contexts: Mapping[int, Sequence[int]]) -> None:
+        """Makes each slot hold its context except the last token."""
+        todo: dict[int, Sequence[int]] = {}
+        for slot, context in contexts.items():
+            assert context, "a context has at least one token"
+            held = self.held[slot]
+            keep = min(common_prefix(held, context), len(context) - 1)
+            del held[keep:]
+            todo[slot] = context[keep:-1]
+        self._make_room(max((len(c) for c in contexts.values()), default=0))
+        while left := {s: ids for s, ids in todo.items() if ids}:
+            longest = max(len(ids) for ids in left.values())
+            sizes = [c for c in self._buckets.chunk if c <= longest]
+            size = sizes[-1] if sizes else self._buckets.chunk[0]
+            # Rows with less than a full chunk wait for a smaller one.
+            ready = [s for s, ids in left.items() if len(ids) >= size] or list(left)
+            batch = ready[: self._buckets.batch[-1]]
+            self._prefill({s: left[s][:size] for s in batch}, size)
+            for s in batch:
+                todo[s] = left[s][size:]
+
+    def write(
+        self,
+        orders: Sequence[WriteOrder],
+        sampling: Sampling,
+        stop_ids: np.ndarray,
+        num_tokens: int,
+        seed: int,
+        segment_length: int,
+    ) -> programs.Written:
+        """Dispatches one decode pass for rows that are caught up.
+
+        The caller fetches the result and then reports each row with `wrote`.
+        """
+        self._make_room(max(len(o.context) + o.limit for o in orders))
+        size = self._buckets.rows(len(orders))
+        padding = size - len(orders)
+        dead = range(self.cache.num_slots, self.cache.num_slots + padding)
+
+        def column(values: Sequence[int], dtype: type, pad: Sequence[int]) -> np.ndarray:
+            return np.array([*values, *pad], dtype)
+
+        zeros = [0] * padding
+        lengths = [len(self.held[o.slot]) for o in orders]
+        rows = programs.Rows(
+            slots_B=column([o.slot for o in orders], np.int32, dead),
+            last_token_B=column([o.context[-1] for o in orders], np.int32, zeros),
+            length_B=column(lengths, np.int32, zeros),
+            limit_B=column([o.limit for o in orders], np.int32, zeros),
+            request_B=column([o.request for o in orders], np.uint32, zeros),
+            position_B=column([o.position for o in orders], np.int32, zeros),
+        )
+        self._cache, written = programs.decode_segment(
+            self.model,
+            self.lora,
+            self.cache,
+            rows,
+            sampling,
+            stop_ids,
+            np.int32(num_tokens),
+            np.uint32(seed),
+            segment_length=segment_length,
+            window=self._window(lengths),
+        )
+        return written
+
+    def wrote(self, slot: int, context: Sequence[int], new_ids: list[int], stopped: bool) -> None:
+        """Records what a pass left in the cache: its last token is only fed by the
+        next pass, unless a stop token was drawn after it."""
+        fed = [*context, *new_ids]
+        self.held[slot] = fed if stopped else fed[:-1]
+
+    def choose(
+        self,
+        contexts: Mapping[int, Sequence[int]],
+        keep: Mapping[int, int],
+        label_ids: np.ndarray,
+    ) -> np.ndarray:
+        """The probability of each label as the token after each context.
+
+        Args:
+          contexts: by slot, history and closing question.
+          keep: by slot, how many tokens of the context are history.
+          label_ids: int32[C].
+        Returns:
+          float32[len(contexts), C], in the order of `contexts`.
+        """
+        probe = self._buckets.chunk[-1]
+        # All but the last chunk of each row is ordinary catch-up.
+        for slot, context in contexts.items():
+            common = min(common_prefix(self.held[slot], context), len(context) - 1)
+            del self.held[slot][common:]
+        behind = {
+            slot: context[: len(context) - probe + 1]
+            for slot, context in contexts.items()
+            if len(context) - len(self.held[slot]) > probe
+        }
+        self.catch_up(behind)
+        self._make_room(max(len(c) for c in contexts.values()))
+        rows = []
+        slots = list(contexts)
+        size = self._buckets.batch[-1]
+        for at in range(0, len(slots), size):
+            batch = slots[at : at + size]
+            chunk, window = self._chunk(
+                {s: contexts[s][len(self.held[s]) :] for s in batch}
+            )
+            self._cache, probs_BC = programs.choice_probs(
+                self.model, self.lora, self.cache, chunk, label_ids, window=window
+            )
+            rows.append(probs_BC[: len(batch)])
+            for s in batch:
+                self.held[s] = list(contexts[s][: keep[s]])
+        return np.concatenate([np.asarray(r) for r in rows])
+
+    def _prefill(self, ids: Mapping[int, Sequence[int]], size: int) -> None:
+        chunk, window = self._chunk(ids, size)
+        self._cache = programs.prefill(
+            self.model, self.lora, self.cache, chunk, window=window
+        )
+        for slot, new in ids.items():
+            self.held[slot].extend(new)
+            self.prefilled += len(new)
+
+    def _chunk(
+        self, ids: Mapping[int, Sequence[int]], size: int | None = None
+    ) -> tuple[programs.Chunk, int]:
+        """The padded arrays for reading `ids` into slots, and the window to read."""
+        longest = max(len(new) for new in ids.values())
+        size = size or next(c for c in self._buckets.chunk if c >= longest)
+        B = self._buckets.rows(len(ids))
+        slots_B = np.arange(B, dtype=np.int32) + np.int32(self.cache.num_slots)
+        tokens_BT = np.zeros((B, size), np.int32)
+        start_B = np.zeros(B, np.int32)
+        count_B = np.zeros(B, np.int32)
+        for row, (slot, new) in enumerate(ids.items()):
+            slots_B[row] = slot
+            tokens_BT[row, : len(new)] = new
+            start_B[row] = len(self.held[slot])
+            count_B[row] = len(new)
+        # Padding rows read their last index; any valid one will do.
+        count_B[len(ids) :] = 1
+        return (
+            programs.Chunk(slots_B, tokens_BT, start_B, count_B),
+            self._window(start_B.tolist()),
+        )
+
+    def _window(self, lengths: Sequence[int]) -> int:
+        """The least of a quarter, a half, all of the cache that covers the lengths."""
+        longest = max(lengths)
+        S = self.cache.length
+        return next(w for w in (S // 4, S // 2, S) if w >= longest)
+
+    def _make_room(self, tokens: int) -> None:
+        """Grows the cache when a context outgrows the estimate it was opened with."""
+        extra = cache_length_for(tokens) - self.cache.length
+        if extra > 0:
+            pads = ((0, 0), (0, 0), (0, extra), (0, 0))
+            self._cache = jax.tree.map(lambda x: jnp.pad(x, pads), self.cache)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return int(np.argmax(np.asarray(a[:n]) != np.asarray(b[:n])))

@@ -1,0 +1,55 @@
+"""Which rows go into the next pass: bookkeeping only, no model, no token.
+
+A request waits in the queue for a slot, then is in one of three places: waiting for a
+decision, waiting for a speaker, or in a pass. On an accelerator a pass costs about one
+reading of the weights whatever its rows, so the speaker with most waiting rows goes
+first and passes are filled before they start, as long as anything else can be done.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Scheduler(Generic[Item]):
+    """Slots and queues for requests of any kind.
+
+    Attributes:
+      deciding: requests that wait for a decision.
+    """
+
+    def __init__(self, num_slots: int, num_speakers: int, batch_size: int):
+        self._free = list(reversed(range(num_slots)))
+        self._waiting: list[deque[Item]] = [deque() for _ in range(num_speakers)]
+        self._batch_size = batch_size
+        self.deciding: list[Item] = []
+
+    @property
+    def has_free_slot(self) -> bool:
+        return bool(self._free)
+
+    def take_slot(self) -> int:
+        return self._free.pop()
+
+    def release_slot(self, slot: int) -> None:
+        self._free.append(slot)
+
+    def decided(self, speaker: int, item: Item) -> None:
+        """The item waits for this speaker from now on."""
+        self._waiting[speaker].append(item)
+
+    def has_full_pass(self) -> bool:
+        return any(len(rows) >= self._batch_size for rows in self._waiting)
+
+    def next_pass(self) -> tuple[int, list[Item]] | None:
+        """The speaker with most waiting rows and its longest waiting ones, or None."""
+        speaker = max(range(len(self._waiting)), key=lambda s: len(self._waiting[s]))
+        rows = self._waiting[speaker]
+        if not rows:
+            return None
+        return speaker, [rows.popleft() for _ in range(min(self._batch_size, len(rows)))]
+
+    def wait_for_decision(self, items: Iterable[Item]) -> None:
+        self.deciding.extend(items)

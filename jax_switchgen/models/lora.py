@@ -1,0 +1,40 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): an optional argument of a model.
+
+An adapter is a pytree beside the model, never merged into it: a switcher that is an
+adapter over a candidate shares that candidate's weights.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class LoraPair:
+    """Adds scale * x A^T B^T to one linear layer.
+
+    Attributes:
+      a_RI, b_OR: the factors, as PEFT's lora_A.weight and lora_B.weight.
+      scale: alpha / rank (or alpha / sqrt(rank) for rsLoRA).
+    """
+
+    a_RI: jax.Array
+    b_OR: jax.Array
+    scale: float = struct.field(pytree_node=False)
+
+    def delta(self, x_BTI: jax.Array) -> jax.Array:
+        h_BTR = jnp.einsum("BTI,RI->BTR", x_BTI, self.a_RI.astype(x_BTI.dtype))
+        y_BTO = jnp.einsum("BTR,OR->BTO", h_BTR, self.b_OR.astype(x_BTI.dtype))
+        return self.scale * y_BTO
+
+    def merged(self, w_OI: jax.Array) -> jax.Array:
+        """w_OI + scale * B A, computed in float32, in w_OI's dtype."""
+        delta = self.b_OR.astype(jnp.float32) @ self.a_RI.astype(jnp.float32)
+        return (w_OI.astype(jnp.float32) + self.scale * delta).astype(w_OI.dtype)
+
+
+@struct.dataclass
+class Lora:
+    """An adapter: for each layer, the pairs of the linear layers that it changes."""
+
+    layers: tuple[dict[str, LoraPair], ...]

