@@ -2,8 +2,8 @@
 
 llama.cpp renames the tensors of every family, adds 1 to Gemma's norms and reorders the
 rows of Llama's query and key projections. All of it is undone here. None of it would
-raise an error if forgotten: without the row order, plain text costs SmolLM2 4.02 nats
-per token and not 2.60, and it still writes words.
+raise an error if forgotten: without the row order, plain English costs SmolLM2 4.4 nats
+per token and not 2.4, and it still writes words.
 """
 
 import json

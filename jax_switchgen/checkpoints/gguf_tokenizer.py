@@ -2,8 +2,8 @@
 
 A GGUF file holds tokens, types and merges or scores, but neither the pattern that cuts
 text before merging nor the normalisation: these follow from its `tokenizer.ggml.pre`
-and `.model`. A wrong pattern raises no error, it only makes the text less likely to the
-model (8-15 % for SmolLM2 without the split into single digits).
+and `.model`. A wrong pattern raises no error, it only makes text less likely to the
+model: without the split into digits, a numbered list costs SmolLM2 99 nats and not 78.
 """
 
 import dataclasses
@@ -144,11 +144,11 @@ def _byte_level(
             "gguf_tokenizer.py"
         )
     rule = _PRE_TOKENIZERS[name]
-    merges = source.require("tokenizer.ggml.merges")
+    vocabulary = _vocabulary(source, tokens, types)
     tokenizer = Tokenizer(
         BPE(
-            vocab=_vocabulary(source, tokens, types),
-            merges=[_pair(merge) for merge in merges],
+            vocab=vocabulary,
+            merges=_listed_merges(source, vocabulary),
             ignore_merges=rule.ignore_merges,
         )
     )
@@ -167,9 +167,19 @@ def _byte_level(
     return tokenizer, rule.add_bos
 
 
-def _pair(merge: str) -> tuple[str, str]:
-    left, _, right = merge.partition(" ")
-    return left, right
+def _listed_merges(
+    source: GGUFFile, vocabulary: dict[str, int]
+) -> list[tuple[str, str]]:
+    merges = []
+    for merge in source.require("tokenizer.ggml.merges"):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= vocabulary.keys():
+            raise ValueError(
+                f"{source.path}: the merge {merge!r} needs a token that the vocabulary "
+                "does not have; download the file again"
+            )
+        merges.append((left, right))
+    return merges
 
 
 def _sentence_piece(

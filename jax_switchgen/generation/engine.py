@@ -157,7 +157,7 @@ class Engine:
                 if pending is not None:
                     yield from self._finish(pending, scheduler)
                 pending = started
-                if pending is None and not scheduler.deciding and not queue:
+                if pending is None and scheduler.is_idle and not queue:
                     return
         finally:
             for speaker in self.speakers:
@@ -168,9 +168,7 @@ class Engine:
         """Allocates all caches for these requests."""
         length = max(self.check(request) for request in requests)
         memory = int(self.options.cache_gib * 2**30)
-        slots = min(
-            len(requests), self.options.in_flight, memory // self._slot_bytes(length)
-        )
+        slots = min(self.options.in_flight, memory // self._slot_bytes(length))
         for speaker in self.speakers:
             speaker.open(slots, length, self._buckets)
         queries = [request.query for request in requests]

@@ -30,6 +30,11 @@ class Scheduler(Generic[Item]):
     def has_free_slot(self) -> bool:
         return bool(self._free)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits for a decision or a speaker."""
+        return not self.deciding and not any(self._waiting)
+
     def take_slot(self) -> int:
         return self._free.pop()
 

@@ -93,6 +93,13 @@ def gemma_model(gemma):
     return AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
 
 
+@pytest.fixture(scope="session")
+def transformers_smollm_tokenizer():
+    """transformers' own reading, which lacks the split into digits."""
+    source = packaged_gguf("smollm2-135m-instruct")
+    return AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+
+
 def greedy(model, tokenizer, prompt, num_tokens):
     inputs = tokenizer(prompt, return_tensors="pt")
     out = model.generate(**inputs, max_new_tokens=num_tokens, do_sample=False)
@@ -151,9 +158,24 @@ def test_gemma_writes_sensible_english(gemma_model, gemma_tokenizer):
 def test_plain_english_is_likely(
     smollm_model, smollm_tokenizer, gemma_model, gemma_tokenizer
 ):
-    """A wrong tokenizer costs 8-15 %, a wrong row order 1.4 nats, neither an error."""
-    assert nats_per_token(smollm_model, smollm_tokenizer, PROSE) < 2.3
-    assert nats_per_token(gemma_model, gemma_tokenizer, PROSE) < 2.3
+    """2.43 and 2.25; SmolLM2 with the rows of q and k in llama.cpp's order has 4.40."""
+    assert nats_per_token(smollm_model, smollm_tokenizer, PROSE) < 2.5
+    assert nats_per_token(gemma_model, gemma_tokenizer, PROSE) < 2.4
+
+
+def test_numbered_list_is_likelier_than_with_transformers_tokenizer(
+    smollm_model, smollm_tokenizer, transformers_smollm_tokenizer
+):
+    """Without the split into digits, white space before a number falls apart into
+    tokens that the model never saw there: 99 nats for this text, not 78."""
+    text = "To bake bread:\n\n1. Mix flour and water.\n\n2. Add yeast.\n\n3. Wait."
+    theirs = transformers_smollm_tokenizer
+    nats = [
+        nats_per_token(smollm_model, tokenizer, text)
+        * (len(tokenizer.tokenize(text)) - 1)
+        for tokenizer in (smollm_tokenizer, theirs)
+    ]
+    assert nats[0] < 0.9 * nats[1]
 
 
 def test_configs_load_with_the_values_that_the_file_lacks(smollm, gemma):
@@ -213,9 +235,15 @@ def test_tokenizer_loads_without_torch(smollm):
 
 
 def test_digits_are_single_tokens(smollm_tokenizer, gemma_tokenizer):
-    """`tokenizer.ggml.pre = smollm` stands for a split that the file does not hold."""
     assert smollm_tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
     assert gemma_tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
+
+
+def test_white_space_before_a_digit_stays_whole(smollm_tokenizer):
+    """`tokenizer.ggml.pre = smollm` cuts at digits first, so that the line ends are at
+    the end of their piece; before a letter the last one is cut off."""
+    assert smollm_tokenizer.tokenize("a\n\n1") == ["a", "ĊĊ", "1"]
+    assert smollm_tokenizer.tokenize("a\n\nb") == ["a", "Ċ", "Ċ", "b"]
 
 
 def test_special_tokens_are_kept_whole_and_can_be_skipped(
@@ -276,14 +304,17 @@ def test_text_that_spells_a_byte_token_stays_text(gemma_tokenizer):
     assert gemma_tokenizer.decode(ids) == "<0x0A>"
 
 
-def test_smollm_equals_transformers_where_no_digit_occurs(smollm_tokenizer):
-    source = packaged_gguf("smollm2-135m-instruct")
-    theirs = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    text = "".join(c for c in PROSE + test_readable() if not c.isnumeric())
-    assert smollm_tokenizer(text).input_ids == theirs(text).input_ids
+def test_smollm_equals_transformers_where_no_digit_occurs(
+    smollm_tokenizer, transformers_smollm_tokenizer
+):
+    text = "".join(c for c in PROSE + own_source() if not c.isnumeric())
+    assert (
+        smollm_tokenizer(text).input_ids
+        == transformers_smollm_tokenizer(text).input_ids
+    )
 
 
-def test_readable():
+def own_source():
     """Python code: indents, line ends, punctuation."""
     with open(__file__, encoding="utf-8") as stream:
         return stream.read()
@@ -312,7 +343,9 @@ class SentencePieceOracle:
         text = text.replace(" ", "▁")
         pieces = []
         while text:
-            ends = [n for n in range(1, min(len(text), 40) + 1) if text[:n] in self.whole]
+            ends = [
+                n for n in range(1, min(len(text), 40) + 1) if text[:n] in self.whole
+            ]
             end = max(ends, default=1)
             pieces.append((text[:end], bool(ends)))
             text = text[end:]
@@ -373,7 +406,7 @@ SHAPE = dict(
     num_hidden_layers=7,
     num_attention_heads=4,
     num_key_value_heads=2,
-    max_position_embeddings=128,
+    max_position_embeddings=16384,
     bos_token_id=None,
     eos_token_id=256,
     pad_token_id=None,
@@ -445,7 +478,7 @@ def byte_tokens():
     return [spelling[b] for b in range(256)]
 
 
-def add_byte_vocabulary(writer, pre="qwen2", merges=()):
+def add_byte_vocabulary(writer, pre="qwen2", merges=("a b",)):
     tokens = [*byte_tokens(), "<|end|>", "<tool>"]
     merged = [merge.replace(" ", "") for merge in merges]
     padding = [f"[PAD{i}]" for i in range(SHAPE["vocab_size"] - 258 - len(merged))]
@@ -454,7 +487,7 @@ def add_byte_vocabulary(writer, pre="qwen2", merges=()):
     writer.add_array("tokenizer.ggml.tokens", tokens + merged + padding)
     types = [1] * 256 + [3, 4] + [1] * len(merged) + [5] * len(padding)
     writer.add_array("tokenizer.ggml.token_type", types)
-    writer.add_array("tokenizer.ggml.merges", list(merges) or ["a b"])
+    writer.add_array("tokenizer.ggml.merges", list(merges))
     writer.add_uint32("tokenizer.ggml.eos_token_id", 256)
 
 
@@ -508,7 +541,9 @@ def llama_cpp_tensors(arch, model):
         tensors[name] = array
     rope = config.rope_parameters
     if rope.get("rope_type") == "llama3":
-        plain = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+        plain = rope["rope_theta"] ** (
+            -np.arange(0, config.head_dim, 2) / config.head_dim
+        )
         scaled = model.model.rotary_emb.inv_freq.numpy()
         tensors["rope_freqs.weight"] = (plain / scaled).astype(np.float32)
     return tensors
@@ -556,7 +591,9 @@ def test_every_family_computes_the_same_function(name, tmp_path):
     assert type(loaded) is type(model)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16"])
+@pytest.mark.parametrize(
+    "kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16"]
+)
 def test_quantised_tensor_is_the_original_within_its_step(kind, tmp_path):
     """Row order included: blocks are dequantised after the rows are put in order."""
     model = tiny_model(TINY["llama"][1])
@@ -640,7 +677,7 @@ def tiny_tokenizer(tmp_path, vocabulary):
     ("pre", "pieces"),
     [
         ("smollm", ["it", "'s", "Ġ", "1", "2", "3", "4", "Ċ", "Ċ", "x"]),
-        ("gpt-2", ["it", "'s", "Ġ1234", "ĊĊ", "x"]),
+        ("gpt-2", ["it", "'s", "Ġ1234", "Ċ", "Ċ", "x"]),
         ("llama-bpe", ["it", "'s", "Ġ", "123", "4", "ĊĊ", "x"]),
         ("qwen2", ["it", "'s", "Ġ", "1", "2", "3", "4", "ĊĊ", "x"]),
     ],
@@ -651,10 +688,6 @@ def test_text_is_cut_before_merging(pre, pieces, tmp_path):
     tokenizer = tiny_tokenizer(
         tmp_path, lambda writer: add_byte_vocabulary(writer, pre, chain)
     )
-    # GPT-2 leaves the last line feed before a word on its own.
-    if pre in ("smollm", "gpt-2"):
-        pieces = [*pieces[: pieces.index("x") - len([p for p in pieces if "Ċ" in p])]]
-        pieces += ["Ċ", "Ċ", "x"]
     assert tokenizer.tokenize("it's 1234\n\nx") == pieces
 
 
@@ -662,7 +695,7 @@ def test_user_defined_token_is_whole_but_not_special(tmp_path):
     tokenizer = tiny_tokenizer(tmp_path, add_byte_vocabulary)
     assert tokenizer("a<tool>b").input_ids == [97, 257, 98]
     assert tokenizer.decode([97, 257, 98], skip_special_tokens=True) == "a<tool>b"
-    assert len(tokenizer) == 258  # rows that only pad the embedding are no tokens
+    assert len(tokenizer) == 259  # rows that only pad the embedding are no tokens
 
 
 def add_llama2_vocabulary(writer):
@@ -777,6 +810,18 @@ def test_unknown_pre_tokenizer_is_refused_not_guessed(tiny, tmp_path):
     with one_line_error(source, "'tekken'", "supported: smollm"):
         convert_gguf(source, tmp_path / "hf")
     assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_merge_outside_the_vocabulary(tiny, tmp_path):
+    """The tokenizers library raises a bare Exception here, naming no file."""
+
+    def vocabulary(writer):
+        add_byte_vocabulary(writer)
+        writer.kv_data[0]["tokenizer.ggml.merges"].value = ["a b", "c d"]
+
+    source = write_gguf(tmp_path / "x.gguf", "llama", tiny[1], vocabulary=vocabulary)
+    with one_line_error(source, "'c d'", "download the file again"):
+        convert_gguf(source, tmp_path / "hf")
 
 
 def test_existing_folder_is_not_overwritten(tiny, tmp_path):

@@ -1,0 +1,94 @@
+"""Settings that the pools share: our own defaults, and those of the public codes.
+
+| variant | segment | response so far stands | stop tokens | first, last speaker |
+|---|---|---|---|---|
+| `""` | 50 | after the assistant's header | end a response | the policy's choice |
+| `paper` | 50 | at the end of the user's turn | ignored | the aligned model |
+| `moco` | 25 | after the assistant's header | end a response | the policy's choice |
+
+All write up to 512 tokens at temperature 0.7 and top-p 0.9. `paper` is the code that
+its authors released; the switcher's choice (top-p 0.7) is as the paper describes it.
+`moco` is the authors' later collection of methods, which draws the switcher's answer
+like any other text. Its optional cue after an early stop is off:
+`--config.generation.stop_cue=" Wait,"` switches it on.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+VARIANTS = ("", "paper", "moco")
+
+
+def candidate(name: str, path: str, prompt_format: str) -> ConfigDict:
+    """An entry of `candidates`."""
+    return ConfigDict(
+        dict(
+            name=name,
+            path=path,
+            adapter=placeholder(str),
+            prompt_format=prompt_format,
+        )
+    )
+
+
+def pool(
+    candidates: tuple[ConfigDict, ...], switcher: str, *, aligned: str, variant: str
+) -> ConfigDict:
+    """A whole config.
+
+    Args:
+      switcher: path of the model that chooses.
+      aligned: name of the candidate that `paper` lets speak first and last.
+      variant: one of `VARIANTS`.
+    """
+    if variant not in VARIANTS:
+        named = ", ".join(v for v in VARIANTS if v)
+        raise ValueError(f"there is no variant {variant!r}; variants: {named}")
+    config = ConfigDict()
+    config.candidates = candidates
+    config.dtype = "bfloat16"
+    config.switcher = ConfigDict(
+        dict(
+            path=switcher,
+            adapter=placeholder(str),
+            temperature=1.0,
+            top_p=0.7,
+            labels=placeholder(tuple),
+        )
+    )
+    config.policy = ConfigDict(
+        dict(
+            name="switcher",
+            speaker=aligned,
+            schedule=tuple(range(len(candidates))),
+            first=placeholder(str),
+            last=placeholder(str),
+        )
+    )
+    config.generation = ConfigDict(
+        dict(
+            segment_length=50,
+            max_new_tokens=512,
+            temperature=0.7,
+            top_p=0.9,
+            top_k=0,
+            batch_size=16,
+            in_flight=48,
+            cache_gib=16.0,
+            seed=0,
+            ignore_stop=False,
+            partial_in="assistant",
+            final_cue=placeholder(str),
+            stop_cue=placeholder(str),
+        )
+    )
+    if variant == "paper":
+        config.policy.first = aligned
+        config.policy.last = aligned
+        config.generation.partial_in = "user"
+        config.generation.ignore_stop = True
+    if variant == "moco":
+        config.switcher.temperature = 0.7
+        config.switcher.top_p = 0.9
+        config.generation.segment_length = 25
+    return config

@@ -1,0 +1,158 @@
+"""Orbax checkpoints of a model, restored onto any mesh.
+
+In a folder, `transformer/` is Orbax's: the item `params`, by path, and the item
+`config`, as JSON. config.json, the tokenizer's files and the like lie beside it, as in
+the Hugging Face folder that they were copied from.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jax_switchgen.checkpoints.hf import copy_companions
+from jax_switchgen.checkpoints.hf_config import one_line
+from jax_switchgen.models.config import (
+    Llama3Scaling,
+    ModelConfig,
+    NormPlacement,
+    QKNorm,
+    Rope,
+)
+from jax_switchgen.models.sharding import param_shardings
+from jax_switchgen.models.transformer import Transformer, model_specs
+
+_ITEM = "transformer"
+
+
+def is_store(folder: Path) -> bool:
+    """Whether `restore_transformer` finds a model in `folder`."""
+    return (Path(folder) / _ITEM).is_dir()
+
+
+def save_transformer(model: Transformer, folder: Path) -> None:
+    """Writes a model's parameters and config; complete or not at all.
+
+    Every process of a multi-host job calls it, with a folder that all of them see.
+
+    Raises:
+      ValueError: there is already a model in `folder`.
+    """
+    folder = Path(folder).absolute()
+    if is_store(folder):
+        raise ValueError(f"{folder}: already has a model; delete it or name another")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"config": _config_to_json(model.config), "dtype": model.dtype.name}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            folder / _ITEM,
+            ocp.args.Composite(
+                params=ocp.args.PyTreeSave(model.arrays()),
+                config=ocp.args.JsonSave(config),
+            ),
+        )
+
+
+def save_checkpoint(model: Transformer, source: Path, folder: Path) -> None:
+    """`save_transformer`, with the tokenizer and the other files of `source` beside it.
+
+    Args:
+      source: the Hugging Face folder that the model came from.
+    """
+    source, folder = Path(source), Path(folder)
+    if not source.is_dir():
+        raise ValueError(f"{source}: no such folder; name the model's source folder")
+    if is_store(folder):
+        raise ValueError(f"{folder}: already has a model; delete it or name another")
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        copy_companions(source, folder)
+    save_transformer(model, folder)
+
+
+def restore_transformer(
+    folder: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+) -> Transformer:
+    """The model that `save_transformer` wrote, onto this mesh, whatever it came from.
+
+    Args:
+      dtype: of the parameters; None: as saved.
+      mesh: shards the parameters; None: the default device.
+
+    Raises:
+      ValueError: there is no model in `folder`, or it is incomplete.
+    """
+    folder = Path(folder).absolute()
+    if not is_store(folder):
+        raise ValueError(
+            f"{folder}: no folder {_ITEM!r} in it; name a folder that "
+            "`save_transformer` wrote"
+        )
+    saved = _restore(folder, config=ocp.args.JsonRestore()).config
+    config = _config_from_json(saved["config"])
+    dtype = jnp.dtype(saved["dtype"] if dtype is None else dtype)
+    args = _restore_args(config, dtype, mesh)
+    return Transformer(config, _restore(folder, params=args).params)
+
+
+def _restore(folder: Path, **items: ocp.args.CheckpointArgs) -> Any:
+    """Some items of a checkpoint."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        try:
+            return checkpointer.restore(folder / _ITEM, ocp.args.Composite(**items))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{folder}: damaged or incomplete ({one_line(error)[:200]}); copy the "
+                "folder again"
+            ) from error
+
+
+def _restore_args(
+    config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None
+) -> ocp.args.PyTreeRestore:
+    """Where each parameter goes: always explicit, never where it was when saved."""
+    specs = model_specs(config)
+    single = SingleDeviceSharding(jax.local_devices()[0])
+    shardings = param_shardings(config, mesh) if mesh is not None else {}
+    abstract = {
+        path: jax.ShapeDtypeStruct(
+            spec.shape, dtype, sharding=shardings.get(path, single)
+        )
+        for path, spec in specs.items()
+    }
+    return ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+    )
+
+
+def _config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """Plain JSON values; enums by value."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda e: e.value))
+
+
+def _config_from_json(content: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(
+        **content
+        | {
+            "rope": _rope_from_json(content["rope"]),
+            "rope_local": _rope_from_json(content["rope_local"]),
+            "local_layers": tuple(content["local_layers"]),
+            "qk_norm": QKNorm(content["qk_norm"]),
+            "norm_placement": NormPlacement(content["norm_placement"]),
+        }
+    )
+
+
+def _rope_from_json(content: dict[str, Any] | None) -> Rope | None:
+    if content is None:
+        return None
+    scaling = content["llama3"]
+    return Rope(
+        **content | {"llama3": None if scaling is None else Llama3Scaling(**scaling)}
+    )

@@ -1,0 +1,238 @@
+"""Batch jobs: one JSONL file of inputs becomes one JSONL file of records.
+
+    job = Job(Path("in.jsonl"), Path("out.jsonl"), settings)
+    job.check(engine)
+    for event in job.run(engine):
+        …
+
+Every finished record goes at once into a journal beside the output, so that a job that
+was killed at any moment goes on where it stopped. The output appears under its name
+when it is complete, in the order of the input. Lines are counted from 1.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jax_switchgen.generation.cached_model import cache_length_for
+from jax_switchgen.generation.engine import Engine, Event
+from jax_switchgen.generation.journal import Journal, difference, file_digest
+from jax_switchgen.generation.trace import Request
+from jax_switchgen.models.cache import slot_bytes
+
+# Fields of the `generation` section that change no token, so that a job may go on with
+# other values: decision 7, randomness belongs to the request.
+SCHEDULING = ("batch_size", "in_flight", "cache_gib")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A line of the input that gets no record.
+
+    Attributes:
+      line: its number, from 1.
+      message: why, in one line.
+    """
+
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
+
+
+def read_input(path: Path) -> tuple[dict[int, Request], list[Problem]]:
+    """The requests of a JSONL file by line number, and the lines that hold none.
+
+    Blank lines are passed over. A record without an id gets the number of its line,
+    counted from 0.
+
+    Raises:
+      ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; --input is a JSONL file")
+    requests, problems = {}, []
+    # Not splitlines(): JSON strings may hold U+2028 and its like.
+    for line, content in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line == 1:
+            content = content.removeprefix(b"\xef\xbb\xbf")
+        if not content.strip():
+            continue
+        try:
+            requests[line] = parse_request(content, default_id=line - 1)
+        except ValueError as error:
+            problems.append(Problem(line, str(error)))
+    return requests, problems
+
+
+def parse_request(content: bytes, default_id: int) -> Request:
+    """One line of input.
+
+    Raises:
+      ValueError: it is no request; one line that says why.
+    """
+    try:
+        record = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text, at byte {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from None
+    except RecursionError:
+        raise ValueError("not a record: brackets nested too deeply") from None
+    except ValueError as error:  # an integer of more than 4,300 digits
+        raise ValueError(f"not JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f'is {type(record).__name__}, not {{"input": "…"}}')
+    if "input" not in record:
+        raise ValueError('has no "input"')
+    query = record["input"]
+    if not isinstance(query, str):
+        raise ValueError(f'"input" is {type(query).__name__}, not a string')
+    name = record.get("id")
+    if name is None:
+        name = default_id
+    if type(name) not in (str, int):
+        raise ValueError(f'"id" is {type(name).__name__}, not a string or an integer')
+    try:
+        f"{query}{name}".encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"holds half of a character, {half!r}") from None
+    return Request(query, name)
+
+
+class Job:
+    """A JSONL file that is to be answered.
+
+    Attributes:
+      requests: by line number.
+      problems: lines that get no record.
+      complete: the output exists and is the one that this job would write.
+    """
+
+    def __init__(self, source: Path, output: Path, settings: Mapping[str, Any]):
+        """Reads the input, and what an earlier run of the job has left.
+
+        Args:
+          settings: the resolved config as JSON values; a job goes on only with equal
+            ones, but for `SCHEDULING`.
+
+        Raises:
+          ValueError: the files are not those of this job; one line with the remedy.
+        """
+        self.requests, self.problems = read_input(source)
+        if output.is_dir() or output.resolve() == source.resolve():
+            raise ValueError(f"--output={output} must name a file other than --input")
+        self._output = output
+        self._identity = {
+            "input": source.name,
+            "input_blake2b": file_digest(source),
+            "config": json.loads(json.dumps(settings)),
+        }
+        self._journal_path = output.with_name(f"{output.name}.partial")
+        self._config_path = output.with_name(f"{output.name}.config.json")
+        self._journal: Journal | None = None
+        self.complete = False
+        if self._journal_path.exists():
+            self._open_journal()
+        elif output.exists():
+            self._check_output()
+            self.complete = True
+
+    @property
+    def num_kept(self) -> int:
+        """Records that earlier runs have written."""
+        return len(self._journal.lines & self.requests.keys()) if self._journal else 0
+
+    @property
+    def num_failed(self) -> int:
+        """Lines without a record, also when an earlier run has refused them."""
+        if not self.complete:
+            return len(self.problems)
+        with self._output.open("rb") as stream:
+            return len(self.requests) + len(self.problems) - sum(1 for _ in stream)
+
+    def check(self, engine: Engine) -> list[Problem]:
+        """Takes out the requests that the engine refuses, and says why."""
+        refused = []
+        for line, request in self.requests.items():
+            try:
+                engine.check(request)
+            except ValueError as error:
+                refused.append(Problem(line, str(error)))
+        for problem in refused:
+            del self.requests[problem.line]
+        self.problems = sorted([*self.problems, *refused], key=lambda p: p.line)
+        return refused
+
+    def run(self, engine: Engine) -> Iterator[Event]:
+        """Answers what is left, then puts the output in place.
+
+        An event with a response is yielded after its record is in the journal.
+        """
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        journal = self._open_journal()
+        left = {k: r for k, r in self.requests.items() if k not in journal.lines}
+        line_of = {id(request): line for line, request in left.items()}
+        for group in _by_size(engine, list(left.values())):
+            for event in engine.stream(group):
+                if event.response is not None:
+                    line = line_of[id(event.request)]
+                    journal.append(line, event.response.record())
+                yield event
+        self._write_config()
+        journal.finish(self._output, sorted(self.requests))
+
+    def close(self) -> None:
+        """Lets another process go on with the job."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal(self._journal_path, self._identity, _same_job)
+        return self._journal
+
+    def _check_output(self) -> None:
+        """Raises ValueError unless the output that exists is this job's."""
+        remedy = "name another --output, or delete it to write it again"
+        try:
+            found = json.loads(self._config_path.read_bytes())
+        except (OSError, ValueError):
+            raise ValueError(
+                f"{self._output} exists, with no {self._config_path.name} that says "
+                f"how it was made; {remedy}"
+            ) from None
+        if changed := _same_job(found, self._identity):
+            raise ValueError(f"{self._output} exists, made with {changed}; {remedy}")
+
+    def _write_config(self) -> None:
+        text = json.dumps(self._identity, indent=2, ensure_ascii=False)
+        self._config_path.write_text(text + "\n", encoding="utf-8")
+
+
+def _same_job(old: Any, new: Any) -> str | None:
+    """What is different between two jobs' identities, in words, or None."""
+    ignored = {("input",), *(("config", "generation", name) for name in SCHEDULING)}
+    return difference(old, new, ignored)
+
+
+def _by_size(engine: Engine, requests: list[Request]) -> list[list[Request]]:
+    """The requests, those apart whose caches let only a few be in flight.
+
+    A cache is as long as the longest of its requests needs, so one input of 4,000
+    tokens would take memory, or room, from all others.
+    """
+    small: list[Request] = []
+    large: list[Request] = []
+    memory = engine.options.cache_gib * 2**30 / engine.options.in_flight
+    for request in requests:
+        length = cache_length_for(engine.check(request))
+        slot = sum(
+            slot_bytes(s.model.config, length, s.model.dtype) for s in engine.speakers
+        )
+        (small if slot <= memory else large).append(request)
+    return [group for group in (small, large) if group]

@@ -1,0 +1,123 @@
+"""Law: our logits and greedy tokens are those of transformers, for every family."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jax_switchgen.checkpoints.hf import load_transformer
+from jax_switchgen.models.config import Rope
+from jax_switchgen.models.transformer import Transformer
+from tests.hf_models import (
+    MODELS,
+    make_model,
+    reference_logits,
+    relative_error,
+    save_model,
+    some_tokens,
+)
+
+PROMPT, NEW, VOCAB = 7, 100, 101
+
+forward = jax.jit(lambda model, tokens_BT: model(tokens_BT))
+
+
+@jax.jit
+def greedy(model: Transformer, tokens_BT: jax.Array) -> jax.Array:
+    """Fills rows from PROMPT on, by uncached forwards over the padded rows."""
+
+    def step(t: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+        logits_BTV = model(tokens_BT)
+        next_B = jnp.argmax(logits_BTV[:, t - 1, :VOCAB], -1).astype(jnp.int32)
+        return tokens_BT.at[:, t].set(next_B)
+
+    return jax.lax.fori_loop(PROMPT, PROMPT + NEW, step, tokens_BT)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Name to (model of transformers, its folder), each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            model = make_model(name)
+            made[name] = model, save_model(model, folder)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_and_logits_are_those_of_transformers(saved, name):
+    """100 greedy tokens identical, and all their logits within 1e-4 in float32."""
+    reference, folder = saved(name)
+    # With 27 rows of padding, which must change nothing.
+    model = load_transformer(folder, dtype=jnp.float32, vocab_size=VOCAB + 27)
+    prompt = torch.from_numpy(some_tokens(2, PROMPT)).long()
+    expected = reference.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=0,
+    ).numpy()
+    assert expected.shape == (2, PROMPT + NEW)
+    assert len(set(expected[0, PROMPT:].tolist())) > 5, "a text worth comparing"
+
+    found = forward(model, expected.astype(np.int32))
+    logits = reference_logits(reference, expected)
+    assert relative_error(found[..., :VOCAB], logits) < 1e-4
+    rows = np.zeros((2, PROMPT + NEW), np.int32)
+    rows[:, :PROMPT] = prompt.numpy()
+    assert np.array_equal(greedy(model, rows), expected)
+
+
+CHANGES = {
+    "llama": {"rope": Rope(theta=10000.0)},
+    "llama_tied": {"rope": Rope(theta=5000.0)},
+    "mistral": {"sliding_window": 7},
+    "qwen2_sliding": {"local_layers": (False, False), "sliding_window": None},
+    "qwen2": {"qkv_bias": False},
+    "gemma2": {"attn_softcap": None},
+    "gemma3": {"rope_local": None},
+    "olmo2": {"norm_eps": 1e-2},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_parity_would_notice_a_setting_that_is_lost(saved, name):
+    """The comparison above is no stronger than this."""
+    reference, folder = saved(name)
+    model = load_transformer(folder, dtype=jnp.float32)
+    config = dataclasses.replace(model.config, **CHANGES[name])
+    assert config != model.config
+    tokens = some_tokens(2, 60)
+    found = forward(Transformer(config, model.arrays()), tokens)
+    assert relative_error(found, reference_logits(reference, tokens)) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_stored_dtypes_are_cast_as_torch_casts_them(tmp_path, dtype):
+    stored = make_model("qwen3").to(getattr(torch, dtype))
+    folder = save_model(stored, tmp_path)
+    for ours, theirs in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+        params = load_transformer(folder, dtype=jnp.dtype(ours)).arrays()
+        assert {x.dtype.name for x in params.values()} == {ours}
+        found = np.asarray(params["layers.1.gate"].astype(jnp.float32))
+        expected = stored.model.layers[1].mlp.gate_proj.weight.detach().to(theirs)
+        assert np.array_equal(found, expected.float().numpy())
+
+
+def test_bfloat16_logits_are_close_to_those_of_transformers(tmp_path):
+    """Within a few roundings: bfloat16 has 8 bits, the stack rounds many times."""
+    reference = make_model("gemma3").to(torch.bfloat16)
+    folder = save_model(reference, tmp_path)
+    model = load_transformer(folder, dtype=jnp.bfloat16)
+    tokens = some_tokens(2, 30)
+    expected = reference_logits(reference, tokens)
+    assert relative_error(forward(model, tokens), expected) < 0.05
