@@ -5,10 +5,12 @@ head, odd sizes, windows shorter than the text, caps and scalings that bite.
 """
 
 import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -146,3 +148,18 @@ def one_line_error(*words: object):
     assert "\n" not in message
     for word in words:
         assert str(word) in message, message
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of the words w0 … w100, with stop token 2, beside a model.
+
+    generation_config.json adds 3, as chat models do.
+    """
+    words = {f"w{i}": i for i in range(_SHAPE["vocab_size"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="w2", unk_token="w0"
+    ).save_pretrained(folder)
+    text = json.dumps({"eos_token_id": [3, 2]})
+    (folder / "generation_config.json").write_text(text)

@@ -82,6 +82,22 @@ class Written:
     stopped_B: jax.Array
 
 
+@struct.dataclass
+class _SegmentState:
+    """What one decode step hands to the next."""
+
+    step: jax.Array
+    last_token_B: jax.Array
+    tokens_BT: jax.Array
+    count_B: jax.Array
+    stopped_B: jax.Array
+    recent: list[KeysValues]
+
+    def active(self, limit_B: jax.Array) -> jax.Array:
+        """Rows that still write."""
+        return ~self.stopped_B & (self.step < limit_B)
+
+
 def _read_chunk(
     model: Transformer, lora: Lora | None, cache: Cache, chunk: Chunk, window: int
 ) -> tuple[jax.Array, list[KeysValues]]:
@@ -219,22 +235,6 @@ def decode_segment(
     fed_B = state.count_B + state.stopped_B.astype(jnp.int32)
     cache = cache.write(state.recent, rows.slots_B, rows.length_B, fed_B)
     return cache, Written(state.tokens_BT, state.count_B, state.stopped_B)
-
-
-@struct.dataclass
-class _SegmentState:
-    """What one decode step hands to the next."""
-
-    step: jax.Array
-    last_token_B: jax.Array
-    tokens_BT: jax.Array
-    count_B: jax.Array
-    stopped_B: jax.Array
-    recent: list[KeysValues]
-
-    def active(self, limit_B: jax.Array) -> jax.Array:
-        """Rows that still write."""
-        return ~self.stopped_B & (self.step < limit_B)
 
 
 def num_compiled() -> dict[str, int]:

@@ -95,7 +95,8 @@ def nucleus_mask(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """bool mask_BV of the tokens that `sample` can draw, by bisection alone."""
     scaled_BV = logits_BV / sampling.temperature
     short_BK, _ = jax.lax.top_k(scaled_BV, min(SHORTLIST, scaled_BV.shape[1]))
-    return scaled_BV >= _full_border(scaled_BV, short_BK, sampling)[:, None]
+    border_B = _full_border(scaled_BV, short_BK, sampling)
+    return _weights(scaled_BV, border_B, short_BK[:, :1]) > 0
 
 
 def _top_k_border(short_BK: jax.Array, sampling: Sampling) -> jax.Array:
@@ -131,14 +132,27 @@ def _shortlist_border(
 def _full_border(
     scaled_BV: jax.Array, short_BK: jax.Array, sampling: Sampling
 ) -> jax.Array:
-    """The least kept value of each row, exactly, by bisection over float bits.
+    """The least kept value of each row, exactly, without the shortlist's help."""
+    top_k_B = _top_k_border(short_BK, sampling)
 
-    The border is the smallest value t with mass(values > t) < top_p * total. Floats
-    compare like integers once the negative half is flipped, so 32 halvings of the
-    integer range are exact.
+    def nucleus() -> jax.Array:
+        return _bisected_border(
+            scaled_BV, _weights(scaled_BV, top_k_B, short_BK[:, :1]), sampling.top_p
+        )
+
+    return jax.lax.cond(sampling.top_p >= 1, lambda: top_k_B, nucleus)
+
+
+def _bisected_border(
+    scaled_BV: jax.Array, weights_BV: jax.Array, top_p: jax.Array
+) -> jax.Array:
+    """border_B of the nucleus of values with the given weights.
+
+    It is the smallest value t with mass(values > t) < top_p * total. Floats compare
+    like integers once the negative half is flipped, so 32 halvings of the integer
+    range are exact.
     """
-    weights_BV = _weights(scaled_BV, _top_k_border(short_BK, sampling), short_BK[:, :1])
-    target_B = sampling.top_p * jnp.sum(weights_BV, -1)
+    target_B = top_p * jnp.sum(weights_BV, -1)
     bits_BV = _ordered_bits(jnp.where(weights_BV > 0, scaled_BV, -jnp.inf))
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple:

@@ -140,8 +140,8 @@ class CachedModel:
         padding = size - len(orders)
         dead = range(self.cache.num_slots, self.cache.num_slots + padding)
 
-        def column(values: Sequence[int], dtype: type, pad: Sequence[int]) -> np.ndarray:
-            return np.array([*values, *pad], dtype)
+        def column(values: Sequence[int], dtype: type, pad: Sequence[int]) -> jax.Array:
+            return jnp.asarray(np.array([*values, *pad], dtype))
 
         zeros = [0] * padding
         lengths = [len(self.held[o.slot]) for o in orders]
@@ -167,7 +167,9 @@ class CachedModel:
         )
         return written
 
-    def wrote(self, slot: int, context: Sequence[int], new_ids: list[int], stopped: bool) -> None:
+    def wrote(
+        self, slot: int, context: Sequence[int], new_ids: list[int], stopped: bool
+    ) -> None:
         """Records what a pass left in the cache: its last token is only fed by the
         next pass, unless a stop token was drawn after it."""
         fed = [*context, *new_ids]
@@ -244,7 +246,7 @@ class CachedModel:
         # Padding rows read their last index; any valid one will do.
         count_B[len(ids) :] = 1
         return (
-            programs.Chunk(slots_B, tokens_BT, start_B, count_B),
+            programs.Chunk(*map(jnp.asarray, (slots_B, tokens_BT, start_B, count_B))),
             self._window(start_B.tolist()),
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -150,10 +150,10 @@ def show_job(job: Job, engine: Engine, tally: Tally, notes: Notes) -> None:
         notes.console.print(summary(names, tally))
 
 
-def summary(names: Sequence[str], tally: Tally) -> Table:
+def summary(names: Sequence[str], tally: Tally) -> Group:
     """The table at the end: who wrote how much, how fast, with what programs."""
     total = max(1, tally.tokens.total())
-    table = Table("speaker", caption_justify="left", box=None, padding=(0, 2))
+    table = Table("speaker", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("tokens", "share", "segments"):
         table.add_column(column, justify="right")
     for name in names:
@@ -167,7 +167,7 @@ def summary(names: Sequence[str], tally: Tally) -> Table:
     first = tally.first_segment or 0.0
     finished = ", ".join(f"{n} x {reason}" for reason, n in tally.finished.items())
     compiled = ", ".join(f"{name} {n}" for name, n in num_compiled().items())
-    table.caption = Text(
+    facts = Text(
         f"{tally.tokens.total()} tokens in {tally.seconds:.1f} s, "
         f"{tally.rate:.1f} tokens/s · {tally.switches} switches · {finished}\n"
         f"first segment {tally.loading + first:.1f} s after the start "
@@ -175,7 +175,7 @@ def summary(names: Sequence[str], tally: Tally) -> Table:
         f"programs: {compiled}",
         style="dim",
     )
-    return table
+    return Group("", table, facts)
 
 
 def _legend(names: Sequence[str]) -> Text:

@@ -217,9 +217,7 @@ class Engine:
             if not draft.segments:
                 draft.prompt_tokens = len(context)
         with self._phase("catch_up"):
-            speaker.catch_up(
-                {d.slot: c for d, c in zip(drafts, contexts, strict=True)}
-            )
+            speaker.catch_up({d.slot: c for d, c in zip(drafts, contexts, strict=True)})
             if self.synchronous:
                 jax.block_until_ready(speaker.cache)
         orders = [

@@ -24,7 +24,7 @@ def prompt_ids(vocabulary: Vocabulary, prompt_format: str, query: str) -> list[i
         text = tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True
         )
-        return vocabulary.encode(text)
+        return vocabulary.encode(str(text))
     ids = tokenizer.encode(query)
     if not ids:
         # A model needs one token to start from; these mark the start of a document.
@@ -51,5 +51,5 @@ def check_prompt_format(vocabulary: Vocabulary, prompt_format: str, name: str) -
 
 
 def partial_in_user_turn(query: str, partial: str) -> str:
-    """The user's turn when it carries the response so far (public code of the paper)."""
+    """The user's turn when it carries the response so far (the paper's public code)."""
     return f"{query} {partial}" if partial else query

@@ -54,7 +54,8 @@ class Scheduler(Generic[Item]):
         rows = self._waiting[speaker]
         if not rows:
             return None
-        return speaker, [rows.popleft() for _ in range(min(self._batch_size, len(rows)))]
+        size = min(self._batch_size, len(rows))
+        return speaker, [rows.popleft() for _ in range(size)]
 
     def wait_for_decision(self, items: Iterable[Item]) -> None:
         self.deciding.extend(items)

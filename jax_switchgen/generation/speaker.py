@@ -1,4 +1,4 @@
-"""A candidate made ready to speak: parameters, tokenizer, prompt, stop tokens, cache."""
+"""A candidate made ready: parameters, tokenizer, prompt, stop tokens, cache."""
 
 from collections.abc import Sequence
 

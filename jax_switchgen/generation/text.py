@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"  # what an incomplete UTF-8 character decodes to
 MAX_CHARACTER_TOKENS = 4  # a UTF-8 character has at most 4 bytes
@@ -17,7 +17,7 @@ MAX_CHARACTER_TOKENS = 4  # a UTF-8 character has at most 4 bytes
 class Vocabulary:
     """A tokenizer as the engine uses it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:
@@ -26,13 +26,15 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, no special tokens added."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are skipped, nothing is tidied up."""
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        assert isinstance(text, str)
+        return text
 
     def whole_length(self, ids: Sequence[int]) -> int:
         """How many of the ids end with a whole character.

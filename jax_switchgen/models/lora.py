@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): an optional argument of a model.
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), beside a model.
 
 An adapter is a pytree beside the model, never merged into it: a switcher that is an
 adapter over a candidate shares that candidate's weights.

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm, Rope
 from jax_switchgen.models.lora import Lora, LoraPair
@@ -196,13 +197,13 @@ class Transformer(nnx.Module):
 
 
 def init_transformer(
-    config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.dtype("float32")
+    config: ModelConfig, key: jax.Array, dtype: DTypeLike = "float32"
 ) -> Transformer:
     """A model with random weights."""
     specs = model_specs(config)
     keys = jax.random.split(key, len(specs))
     params = {
-        path: spec.initial(k, dtype)
+        path: spec.initial(k, jnp.dtype(dtype))
         for k, (path, spec) in zip(keys, specs.items(), strict=True)
     }
     return Transformer(config, params)
@@ -276,9 +277,7 @@ def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
     return _softcap(logits_BTV, c.final_softcap)
 
 
-def label_logits(
-    model: Transformer, x_BTD: jax.Array, ids_C: jax.Array
-) -> jax.Array:
+def label_logits(model: Transformer, x_BTD: jax.Array, ids_C: jax.Array) -> jax.Array:
     """logits_BTC of a few tokens only: reads C rows of the head, not V."""
     c = model.config
     head_CD = _array(model, "embed" if c.tie_embeddings else "head")[ids_C]

@@ -102,7 +102,7 @@ class Checkpoints:
         self._dtype = jnp.dtype(dtype)
         self._mesh = mesh
         self._progress = progress
-        self._folders = {p: resolve_checkpoint(p, progress) for p in dict.fromkeys(paths)}
+        self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
         self._configs = {p: read_config(f) for p, f in self._folders.items()}
         self._models: dict[Path, Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}

@@ -105,9 +105,7 @@ def test_a_response_is_the_same_in_any_company(order, shape):
     batch_size, in_flight = shape
     options = dataclasses.replace(options, batch_size=batch_size, in_flight=in_flight)
     engine = Engine(pool(), Random(3), options)
-    together = {
-        r.request.id: r for r in engine.generate([requests[i] for i in order])
-    }
+    together = {r.request.id: r for r in engine.generate([requests[i] for i in order])}
     for response in alone:
         assert together[response.request.id] == response
 
