@@ -161,7 +161,9 @@ def _check_override(config: Any, path: str, flag: str) -> None:
         if index:
             if not isinstance(node, tuple) or int(index) >= len(node):
                 size = len(node) if isinstance(node, tuple) else 0
-                raise ValueError(f"{flag}: config{seen} has {size} entries, counted from 0")
+                raise ValueError(
+                    f"{flag}: config{seen} has {size} entries, counted from 0"
+                )
             node = node[int(index)]
             kind = type(node)
             seen += f"[{index}]"

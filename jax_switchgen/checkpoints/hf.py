@@ -269,8 +269,9 @@ def _check_tensors(
         embed = tensors[_OUTER_NAMES["embed"]]
         check_shape(tensor, embed.shape)
         # transformers unties the two if they differ, whatever the config says.
-        for start in range(0, embed.shape[0], _COMPARED_ROWS):
-            part = (slice(start, start + _COMPARED_ROWS),)
+        rows = embed.shape[0]
+        for start in range(0, rows, _COMPARED_ROWS):
+            part = (slice(start, min(start + _COMPARED_ROWS, rows)),)
             if not np.array_equal(embed.read(part), tensor.read(part)):
                 raise ValueError(
                     f"{tensor.file}: tensor {name!r} differs from the embedding, but "
@@ -285,7 +286,6 @@ def _place(
     sharding: jax.sharding.NamedSharding | None,
 ) -> jax.Array:
     """A stored tensor on the devices, with rows of zeros up to the spec's shape."""
-
     parts: dict[tuple[tuple[int, int, int], ...], np.ndarray] = {}
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -294,11 +294,13 @@ def _place(
         key = tuple(s.indices(n) for s, n in zip(index, spec.shape, strict=True))
         if key not in parts:
             (start, stop, _), *columns = key
-            stored = tensor.shape[0]
-            rows = slice(min(start, stored), min(stop, stored))
-            read = tensor.read((rows, *(slice(*c) for c in columns))).astype(dtype)
-            padding = [(0, stop - start - len(read))] + [(0, 0)] * len(columns)
-            parts[key] = np.pad(read, padding) if padding[0][1] else read
+            shape = (stop - start, *(len(range(*c)) for c in columns))
+            parts[key] = np.zeros(shape, dtype)
+            # safetensors refuses slices that reach beyond the end, or are empty.
+            stop = min(stop, tensor.shape[0])
+            if start < stop:
+                index = (slice(start, stop), *(slice(*c) for c in columns))
+                parts[key][: stop - start] = tensor.read(index)  # and casts
         return parts[key]
 
     if sharding is None:

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from flax import struct
 
 from jax_switchgen.decoding.sampling import Sampling, row_uniforms, sample
+from jax_switchgen.models.attention import KeysValues
 from jax_switchgen.models.cache import Cache
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.rope import rope_tables
 from jax_switchgen.models.transformer import (
-    KeysValues,
     Transformer,
     empty_recent,
     hidden,
     label_logits,
     logits,
-    rope_tables,
 )
 
 

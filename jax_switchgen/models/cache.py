@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jax_switchgen.models.attention import KeysValues
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.transformer import KeysValues
 
 
 @struct.dataclass

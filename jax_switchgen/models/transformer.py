@@ -20,18 +20,21 @@ All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm, Rope
+from jax_switchgen.models.attention import (
+    KeysValues,
+    attention,
+    attention_masks,
+    softcap,
+)
+from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm
 from jax_switchgen.models.lora import Lora, LoraPair
-
-KeysValues = tuple[jax.Array, jax.Array]  # k_BKSH, v_BKSH of one layer
+from jax_switchgen.models.rope import Ropes, Rotation, rope_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,28 +113,6 @@ def model_specs(config: ModelConfig) -> dict[str, ArraySpec]:
         for name, spec in layer_specs(config).items():
             specs[f"layers.{layer}.{name}"] = spec
     return specs
-
-
-class Rotation(NamedTuple):
-    """Cosines and sines, float32 cos_BTH2 and sin_BTH2 (H2 = H/2)."""
-
-    cos: jax.Array
-    sin: jax.Array
-
-    def at(self, offset: jax.Array | int, length: int) -> "Rotation":
-        return Rotation(
-            *(jax.lax.dynamic_slice_in_dim(t, offset, length, axis=1) for t in self)
-        )
-
-    def apply(self, x_BTNH: jax.Array) -> jax.Array:
-        """Rotates pairs (i, i + H/2), the layout of Hugging Face checkpoints."""
-        x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-        cos, sin = self.cos[:, :, None], self.sin[:, :, None]
-        rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
-        return rotated.astype(x_BTNH.dtype)
-
-
-Ropes = dict[bool, Rotation]  # by whether the layer is local
 
 
 class Block(nnx.Module):
@@ -242,7 +223,7 @@ def hidden(
     c = model.config
     T = tokens_BT.shape[1]
     masks = {
-        local: _masks(c, local, past, past_length_B, recent, offset, T)
+        local: attention_masks(c, local, past, past_length_B, recent, offset, T)
         for local in {c.is_local(i) for i in range(c.num_layers)}
     }
     rotations = {local: rope.at(offset, T) for local, rope in ropes.items()}
@@ -274,14 +255,14 @@ def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
     c = model.config
     head_VD = _array(model, "embed" if c.tie_embeddings else "head")
     logits_BTV = linear(head_VD, x_BTD).astype(jnp.float32)
-    return _softcap(logits_BTV, c.final_softcap)
+    return softcap(logits_BTV, c.final_softcap)
 
 
 def label_logits(model: Transformer, x_BTD: jax.Array, ids_C: jax.Array) -> jax.Array:
     """logits_BTC of a few tokens only: reads C rows of the head, not V."""
     c = model.config
     head_CD = _array(model, "embed" if c.tie_embeddings else "head")[ids_C]
-    return _softcap(linear(head_CD, x_BTD).astype(jnp.float32), c.final_softcap)
+    return softcap(linear(head_CD, x_BTD).astype(jnp.float32), c.final_softcap)
 
 
 def empty_recent(
@@ -293,27 +274,6 @@ def empty_recent(
         (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
         for _ in range(config.num_layers)
     ]
-
-
-def rope_tables(config: ModelConfig, start_B: jax.Array, length: int) -> Ropes:
-    """Rotations for positions start_B + 0 … length-1, by kind of layer.
-
-    Made once per program, outside of its loops: inside, XLA recomputes the sines in
-    every layer's fusion.
-    """
-    positions_BT = start_B[:, None] + jnp.arange(length)[None]
-    kinds: dict[bool, Rope] = {}
-    for i in range(config.num_layers):
-        local = config.is_local(i)
-        rope = config.rope_local if local and config.rope_local else config.rope
-        kinds[local] = rope
-    tables = {}
-    for local, rope in kinds.items():
-        frequencies = jnp.asarray(rope_frequencies(rope, config.head_dim))
-        # float32: bfloat16 rounds 257 to 256, but sin(257) is very different.
-        angles = positions_BT.astype(jnp.float32)[:, :, None] * frequencies[None, None]
-        tables[local] = Rotation(jnp.cos(angles), jnp.sin(angles))
-    return tables
 
 
 def linear(w_OI: jax.Array, x_BTI: jax.Array) -> jax.Array:
@@ -363,7 +323,7 @@ def _block(
         jax.lax.dynamic_update_slice(recent[1], v_BKTH, at),
     )
     parts = [recent] if past is None else [past, recent]
-    h_BTD = w.linear("o", _attention(c, q_BNTH, parts, masks))
+    h_BTD = w.linear("o", attention(c, q_BNTH, parts, masks))
     x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
 
     h_BTD = w.norm(c, "mlp_norm", x_BTD)
@@ -391,81 +351,6 @@ def _qkv(
     )
 
 
-def _attention(
-    c: ModelConfig,
-    q_BNTH: jax.Array,
-    parts: Sequence[KeysValues],
-    masks: Sequence[jax.Array],
-) -> jax.Array:
-    """Grouped-query attention over keys that lie in several arrays, as x_BTO.
-
-    One softmax over all parts, without joining the parts: joining would copy the
-    cache in every layer and step.
-    """
-    B, N, T, H = q_BNTH.shape
-    K = c.num_kv_heads
-    q_BKGTH = q_BNTH.reshape(B, K, N // K, T, H)
-    scores = []
-    for (k_BKSH, _), mask_BTS in zip(parts, masks, strict=True):
-        s_BKGTS = c.query_scale * jnp.einsum(
-            "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
-        )
-        s_BKGTS = _softcap(s_BKGTS, c.attn_softcap)
-        scores.append(jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf))
-    weights_BKGTS = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
-    weights_BKGTS = weights_BKGTS.astype(q_BNTH.dtype)
-    x_BKGTH = jnp.zeros_like(q_BKGTH)
-    at = 0
-    for _, v_BKSH in parts:
-        S = v_BKSH.shape[2]
-        w_BKGTS = weights_BKGTS[..., at : at + S]
-        x_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
-        at += S
-    return x_BKGTH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
-
-
-def _masks(
-    c: ModelConfig,
-    local: bool,
-    past: Sequence[KeysValues] | None,
-    past_length_B: jax.Array,
-    recent: Sequence[KeysValues],
-    offset: jax.Array | int,
-    T: int,
-) -> list[jax.Array]:
-    """Which keys a query sees, mask_BTS for the past (if any) and for the recent part.
-
-    In recent[j], past_length 3, offset 1, T 2, window None:  q1: j<=1, q2: j<=2.
-    A window w hides keys whose position is w or more below the query's.
-    """
-    query_T = offset + jnp.arange(T)  # positions relative to past_length_B
-    recent_S = jnp.arange(recent[0][0].shape[2])
-    seen_TS = recent_S[None] <= query_T[:, None]
-    window = c.sliding_window if local else None
-    if window is not None:
-        seen_TS &= query_T[:, None] - recent_S[None] < window
-    masks = [seen_TS[None]]
-    if past is not None:
-        past_S = jnp.arange(past[0][0].shape[2])
-        seen_BTS = (past_S[None] < past_length_B[:, None])[:, None]
-        if window is not None:
-            query_BT = past_length_B[:, None] + query_T[None]
-            seen_BTS = seen_BTS & (query_BT[:, :, None] - past_S[None, None] < window)
-        masks.insert(0, seen_BTS)
-    return masks
-
-
-def rope_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """Radians per position of each pair of dimensions, float32[H / 2]."""
-    frequencies = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
-    if scaling := rope.llama3:
-        turns = scaling.original_max_positions * frequencies / (2 * np.pi)
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        frequencies *= (1 - blend) / scaling.factor + blend
-    return (frequencies / rope.linear_factor).astype(np.float32)
-
-
 def _norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
     """RMS norm over the last axis, in float32 (Zhang & Sennrich 2019)."""
     x32 = x.astype(jnp.float32)
@@ -480,10 +365,6 @@ def _norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
 
 def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
-
-
-def _softcap(x: jax.Array, cap: float | None) -> jax.Array:
-    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def _split_heads(x_BTO: jax.Array, head_dim: int) -> jax.Array:

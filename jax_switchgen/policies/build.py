@@ -11,6 +11,7 @@ from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer, stop_
 from jax_switchgen.checkpoints.hf_config import read_config
 from jax_switchgen.checkpoints.peft import load_lora
 from jax_switchgen.checkpoints.resolve import resolve_checkpoint
+from jax_switchgen.checkpoints.store import is_store, restore_transformer
 from jax_switchgen.generation.decision import Policy
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.options import GenerationOptions
@@ -114,12 +115,7 @@ class Checkpoints:
         folder = self._folders[path]
         if folder not in self._models:
             self._progress(f"loading {path}")
-            self._models[folder] = load_transformer(
-                folder,
-                dtype=self._dtype,
-                vocab_size=self._shared_vocab_size(self._configs[path]),
-                mesh=self._mesh,
-            )
+            self._models[folder] = self._load(folder, self._configs[path])
         return self._models[folder]
 
     def vocabulary(self, path: str) -> Vocabulary:
@@ -133,6 +129,16 @@ class Checkpoints:
             return None
         folder = resolve_checkpoint(adapter, self._progress)
         return load_lora(folder, self._configs[path], self._dtype)
+
+    def _load(self, folder: Path, config: ModelConfig) -> Transformer:
+        if is_store(folder):
+            return restore_transformer(folder, dtype=self._dtype, mesh=self._mesh)
+        return load_transformer(
+            folder,
+            dtype=self._dtype,
+            vocab_size=self._shared_vocab_size(config),
+            mesh=self._mesh,
+        )
 
     def _shared_vocab_size(self, config: ModelConfig) -> int:
         def shape(c: ModelConfig) -> ModelConfig:

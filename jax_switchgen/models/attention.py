@@ -1,0 +1,78 @@
+"""Grouped-query attention over a read-only past and a buffer of recent keys."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jax_switchgen.models.config import ModelConfig
+
+KeysValues = tuple[jax.Array, jax.Array]  # k_BKSH, v_BKSH of one layer
+
+
+def attention(
+    c: ModelConfig,
+    q_BNTH: jax.Array,
+    parts: Sequence[KeysValues],
+    masks: Sequence[jax.Array],
+) -> jax.Array:
+    """Grouped-query attention over keys that lie in several arrays, as x_BTO.
+
+    One softmax over all parts, without joining the parts: joining would copy the
+    cache in every layer and step.
+    """
+    B, N, T, H = q_BNTH.shape
+    K = c.num_kv_heads
+    q_BKGTH = q_BNTH.reshape(B, K, N // K, T, H)
+    scores = []
+    for (k_BKSH, _), mask_BTS in zip(parts, masks, strict=True):
+        s_BKGTS = c.query_scale * jnp.einsum(
+            "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
+        )
+        s_BKGTS = softcap(s_BKGTS, c.attn_softcap)
+        scores.append(jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf))
+    weights_BKGTS = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
+    weights_BKGTS = weights_BKGTS.astype(q_BNTH.dtype)
+    x_BKGTH = jnp.zeros_like(q_BKGTH)
+    at = 0
+    for _, v_BKSH in parts:
+        S = v_BKSH.shape[2]
+        w_BKGTS = weights_BKGTS[..., at : at + S]
+        x_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
+        at += S
+    return x_BKGTH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
+
+
+def attention_masks(
+    c: ModelConfig,
+    local: bool,
+    past: Sequence[KeysValues] | None,
+    past_length_B: jax.Array,
+    recent: Sequence[KeysValues],
+    offset: jax.Array | int,
+    T: int,
+) -> list[jax.Array]:
+    """Which keys a query sees, mask_BTS for the past (if any) and for the recent part.
+
+    In recent[j], past_length 3, offset 1, T 2, window None:  q1: j<=1, q2: j<=2.
+    A window w hides keys whose position is w or more below the query's.
+    """
+    query_T = offset + jnp.arange(T)  # positions relative to past_length_B
+    recent_S = jnp.arange(recent[0][0].shape[2])
+    seen_TS = recent_S[None] <= query_T[:, None]
+    window = c.sliding_window if local else None
+    if window is not None:
+        seen_TS &= query_T[:, None] - recent_S[None] < window
+    masks = [seen_TS[None]]
+    if past is not None:
+        past_S = jnp.arange(past[0][0].shape[2])
+        seen_BTS = (past_S[None] < past_length_B[:, None])[:, None]
+        if window is not None:
+            query_BT = past_length_B[:, None] + query_T[None]
+            seen_BTS = seen_BTS & (query_BT[:, :, None] - past_S[None, None] < window)
+        masks.insert(0, seen_BTS)
+    return masks
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    return x if cap is None else cap * jnp.tanh(x / cap)
