@@ -19,6 +19,7 @@ import pools
 import torch_side
 from harness import progress
 
+from jax_switchgen.models.transformer import num_params
 from jax_switchgen.policies.simple import Fixed
 
 
@@ -114,7 +115,7 @@ def read_per_step(pool: pools.Pool) -> int:
     """Bytes of weights that one decode step must read."""
     model = pool.candidates[0]
     c = model.config
-    size = c.num_params() * model.dtype.itemsize
+    size = num_params(c) * model.dtype.itemsize
     # Of an embedding that is not the head too, a step reads a few rows.
     if not c.tie_embeddings:
         size -= c.vocab_size * c.embed_dim * model.dtype.itemsize

@@ -25,7 +25,11 @@ from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.speaker import Speaker
 from jax_switchgen.generation.text import Vocabulary
-from jax_switchgen.models.transformer import Transformer, init_transformer
+from jax_switchgen.models.transformer import (
+    Transformer,
+    init_transformer,
+    num_params,
+)
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
 
 SHAPES = {
@@ -118,7 +122,7 @@ class Pool:
     def param_bytes(self) -> int:
         """Bytes of all parameters, from the shapes on paper."""
         models = [*self.candidates, *([self.switcher] if self.switcher else [])]
-        return sum(m.config.num_params() * jnp.dtype(m.dtype).itemsize for m in models)
+        return sum(num_params(m.config) * jnp.dtype(m.dtype).itemsize for m in models)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +190,9 @@ def synthetic_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
         models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "<unk>")
     )
     # The space belongs to the word that follows.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" [a-z]+|[A-Z]?[a-z]+|."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r" [a-z]+|[A-Z]?[a-z]+|."), "isolated"
+    )
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -98,7 +98,9 @@ def main() -> None:
             for name, r in ((n, results[n]) for n in engines)
         ],
     )
-    print(f"switching keeps {harness.show_spread(kept)} of the fixed speaker's tokens/s")
+    print(
+        f"switching keeps {harness.show_spread(kept)} of the fixed speaker's tokens/s"
+    )
     harness.print_json("switch_overhead", vars(args), results)
 
 

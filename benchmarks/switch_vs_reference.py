@@ -104,7 +104,10 @@ def main() -> None:
     )
     pools.add_arguments(parser)
     parser.add_argument(
-        "--new", type=pools.numbers, default=[256, 512], help="tokens (default: 256,512)"
+        "--new",
+        type=pools.numbers,
+        default=[256, 512],
+        help="tokens (default: 256,512)",
     )
     parser.add_argument("--segment", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
@@ -152,7 +155,9 @@ def main() -> None:
     )
     for short, long in zip(results, results[1:], strict=False):
         for who in ("ours", "reference"):
-            growth = long[f"{who}_seconds"]["median"] / short[f"{who}_seconds"]["median"]
+            growth = (
+                long[f"{who}_seconds"]["median"] / short[f"{who}_seconds"]["median"]
+            )
             long[f"{who}_growth"] = round(growth, 2)
             print(f"{who}: {long['new']} tokens cost {growth:.2f}x {short['new']}")
     settings = {**vars(args), "torch_threads": threads}

@@ -22,6 +22,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+Value = typing.TypeVar("Value")
+
 EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +43,13 @@ error came from."""
 def define_config() -> flags.FlagHolder[ConfigDict]:
     """The flag --config, and --config.section.field for each value in the file."""
     return config_flags.DEFINE_config_file("config", None, "Path of a config file.")
+
+
+def required(flag: flags.FlagHolder[Value | None]) -> Value:
+    """The value of a flag that must be given."""
+    if not flag.value:
+        raise ValueError(f"--{flag.name} is missing; --help shows examples")
+    return flag.value
 
 
 def run(main: Callable[[], int], usage: str) -> typing.NoReturn:
@@ -68,7 +77,7 @@ def run(main: Callable[[], int], usage: str) -> typing.NoReturn:
     sys.exit(code)
 
 
-def read_config(config: ConfigDict | None, **sections: Any) -> dict[str, Any]:
+def read_config(config: ConfigDict, **sections: Any) -> dict[str, Any]:
     """The sections of a config as what they are to be.
 
     Args:
@@ -77,8 +86,6 @@ def read_config(config: ConfigDict | None, **sections: Any) -> dict[str, Any]:
     Raises:
       ValueError: a key is misspelt or missing, or a value has another type.
     """
-    if config is None:
-        raise ValueError("--config is missing; for example --config=configs/demo.py")
     _check_keys(config.keys(), sections, "config")
     missing = [name for name in sections if name not in config]
     if missing:

@@ -33,6 +33,7 @@ from command_line import (
     as_json,
     define_config,
     read_config,
+    required,
     run,
 )
 
@@ -47,12 +48,13 @@ def main() -> int:
     if any(files) if PROMPT.value is not None else not all(files):
         raise ValueError("give either --prompt, or both --input and --output")
     started = time.perf_counter()
+    config_dict = required(CONFIG)
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.generation.options import GenerationOptions
     from jax_switchgen.policies import build
 
     config = read_config(
-        CONFIG.value,
+        config_dict,
         candidates=tuple[build.CandidateOptions, ...],
         switcher=build.SwitcherSource,
         policy=build.PolicyOptions,
@@ -61,7 +63,7 @@ def main() -> int:
     )
     if PROMPT.value is not None:
         return answer_prompt(config, PROMPT.value, started)
-    return answer_file(config, Path(INPUT.value), Path(OUTPUT.value), started)
+    return answer_file(config, Path(required(INPUT)), Path(required(OUTPUT)), started)
 
 
 def answer_prompt(config: dict[str, Any], prompt: str, started: float) -> int:

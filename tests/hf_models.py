@@ -119,6 +119,11 @@ def save_model(model: PreTrainedModel, folder: Path, **options) -> Path:
     return folder
 
 
+def edit_json(path: Path, **changes: object) -> None:
+    """Sets entries of a JSON object in a file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def reference_logits(model: PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
     """logits_BTV of transformers."""
     with torch.no_grad():

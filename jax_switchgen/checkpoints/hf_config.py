@@ -127,6 +127,7 @@ def read_config(folder: Path) -> ModelConfig:
             qk_norm=family.qk_norm,
             norm_placement=family.norm_placement,
             norm_plus_one=family.gemma,
+            norm_in_float32=family.gemma or family.norm_placement is NormPlacement.POST,
             activation=_ACTIVATIONS[activation],
             embed_scale=math.sqrt(hf.hidden_size) if family.gemma else 1.0,
             attn_softcap=hf.attn_logit_softcapping if family.gemma else None,

@@ -135,6 +135,7 @@ class Job:
         self._journal_path = output.with_name(f"{output.name}.partial")
         self._config_path = output.with_name(f"{output.name}.config.json")
         self._journal: Journal | None = None
+        self._tokens: dict[int, int] = {}  # of cache that each line needs
         self.complete = False
         if self._journal_path.exists():
             self._open_journal()
@@ -159,8 +160,10 @@ class Job:
         """Takes out the requests that the engine refuses, and says why."""
         refused = []
         for line, request in self.requests.items():
+            if line in self._tokens:
+                continue
             try:
-                engine.check(request)
+                self._tokens[line] = engine.check(request)
             except ValueError as error:
                 refused.append(Problem(line, str(error)))
         for problem in refused:
@@ -173,12 +176,13 @@ class Job:
 
         An event with a response is yielded after its record is in the journal.
         """
+        self.check(engine)
         self._output.parent.mkdir(parents=True, exist_ok=True)
         journal = self._open_journal()
-        left = {k: r for k, r in self.requests.items() if k not in journal.lines}
-        line_of = {id(request): line for line, request in left.items()}
-        for group in _by_size(engine, list(left.values())):
-            for event in engine.stream(group):
+        left = [line for line in self.requests if line not in journal.lines]
+        line_of = {id(self.requests[line]): line for line in left}
+        for lines in self._groups(engine, left):
+            for event in engine.stream([self.requests[line] for line in lines]):
                 if event.response is not None:
                     line = line_of[id(event.request)]
                     journal.append(line, event.response.record())
@@ -195,6 +199,24 @@ class Job:
         if self._journal is None:
             self._journal = Journal(self._journal_path, self._identity, _same_job)
         return self._journal
+
+    def _groups(self, engine: Engine, lines: list[int]) -> list[list[int]]:
+        """The lines, those apart whose caches let only a few be in flight.
+
+        A cache is as long as the longest of its requests needs, so one input of 4,000
+        tokens would take memory, or room, from all others.
+        """
+        small: list[int] = []
+        large: list[int] = []
+        memory = engine.options.cache_gib * 2**30 / engine.options.in_flight
+        for line in lines:
+            length = cache_length_for(self._tokens[line])
+            slot = sum(
+                slot_bytes(s.model.config, length, s.model.dtype)
+                for s in engine.speakers
+            )
+            (small if slot <= memory else large).append(line)
+        return [group for group in (small, large) if group]
 
     def _check_output(self) -> None:
         """Raises ValueError unless the output that exists is this job's."""
@@ -218,21 +240,3 @@ def _same_job(old: Any, new: Any) -> str | None:
     """What is different between two jobs' identities, in words, or None."""
     ignored = {("input",), *(("config", "generation", name) for name in SCHEDULING)}
     return difference(old, new, ignored)
-
-
-def _by_size(engine: Engine, requests: list[Request]) -> list[list[Request]]:
-    """The requests, those apart whose caches let only a few be in flight.
-
-    A cache is as long as the longest of its requests needs, so one input of 4,000
-    tokens would take memory, or room, from all others.
-    """
-    small: list[Request] = []
-    large: list[Request] = []
-    memory = engine.options.cache_gib * 2**30 / engine.options.in_flight
-    for request in requests:
-        length = cache_length_for(engine.check(request))
-        slot = sum(
-            slot_bytes(s.model.config, length, s.model.dtype) for s in engine.speakers
-        )
-        (small if slot <= memory else large).append(request)
-    return [group for group in (small, large) if group]

@@ -60,6 +60,8 @@ class ModelConfig:
       query_scale: factor on the attention logits (usually head_dim ** -0.5).
       qkv_bias: biases on the q, k and v projections (Qwen2.5).
       norm_plus_one: the norm multiplies by 1 + weight (Gemma).
+      norm_in_float32: it multiplies before it rounds to the compute dtype (Gemma and
+        OLMo 2), the others after.
       embed_scale: factor on the embedding, rounded to the compute dtype (Gemma).
       attn_softcap, final_softcap: cap * tanh(x / cap) on logits (Gemma 2), or None.
       sliding_window: tokens that a local layer sees, itself included, or None.
@@ -76,7 +78,8 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    max_positions: int
+    # Bounds requests, shapes nothing: siblings that differ in it share programs.
+    max_positions: int = dataclasses.field(compare=False)
     norm_eps: float
     query_scale: float
     rope: Rope
@@ -87,6 +90,7 @@ class ModelConfig:
     qk_norm: QKNorm = QKNorm.NONE
     norm_placement: NormPlacement = NormPlacement.PRE
     norm_plus_one: bool = False
+    norm_in_float32: bool = False
     activation: str = "silu"
     embed_scale: float = 1.0
     attn_softcap: float | None = None
@@ -113,9 +117,3 @@ class ModelConfig:
     def is_local(self, layer: int) -> bool:
         """Whether `layer` sees only its sliding window."""
         return bool(self.local_layers) and self.local_layers[layer]
-
-    def num_params(self) -> int:
-        """Parameters in the model, a tied head counted once."""
-        from jax_switchgen.models.transformer import model_specs
-
-        return sum(spec.size for spec in model_specs(self).values())

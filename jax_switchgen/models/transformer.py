@@ -115,6 +115,11 @@ def model_specs(config: ModelConfig) -> dict[str, ArraySpec]:
     return specs
 
 
+def num_params(config: ModelConfig) -> int:
+    """Parameters of a model, a tied head counted once."""
+    return sum(spec.size for spec in model_specs(config).values())
+
+
 class Block(nnx.Module):
     """The parameters of one layer, as attributes named by `layer_specs`."""
 
@@ -357,10 +362,10 @@ def _norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + c.norm_eps)
     shape = (1,) * (x.ndim - 1) + weight.shape
     weight = weight.reshape(shape)
-    if c.norm_plus_one:
-        # Gemma multiplies before it rounds, the others after.
-        return (x32 * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
-    return x32.astype(x.dtype) * weight
+    if not c.norm_in_float32:
+        return x32.astype(x.dtype) * weight
+    weight = weight.astype(jnp.float32)
+    return (x32 * (1.0 + weight if c.norm_plus_one else weight)).astype(x.dtype)
 
 
 def _gelu_tanh(x: jax.Array) -> jax.Array:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from jax.sharding import AxisType
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -23,14 +22,11 @@ from jax_switchgen.checkpoints.hf import (
     stop_ids,
 )
 from jax_switchgen.checkpoints.hf_config import read_config
-from jax_switchgen.checkpoints.safetensors_file import (
-    StoredTensor,
-    open_safetensors,
-    write_safetensors,
-)
-from jax_switchgen.models.config import NormPlacement, QKNorm, Rope
+from jax_switchgen.checkpoints.safetensors_file import StoredTensor
+from jax_switchgen.models.transformer import num_params
 from tests.hf_models import (
     MODELS,
+    edit_json,
     make_model,
     one_line_error,
     reference_logits,
@@ -50,114 +46,11 @@ def folder(tmp_path):
     return tmp_path / "llama"
 
 
-def edit_json(path, **changes):
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps(content))
-
-
 def edit_weights(folder, **changes):
     """Replaces, adds or (None) removes tensors."""
     tensors = load_file(folder / WEIGHTS) | changes
     kept = {name: x for name, x in tensors.items() if x is not None}
     save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-# Reading the config
-
-
-def test_configs_are_read_as_they_are_meant(tmp_path):
-    """Spot checks of what only the class of transformers knows."""
-    configs = {
-        name: read_config(save_model(make_model(name), tmp_path / name))
-        for name in MODELS
-    }
-    assert configs["llama"].rope.llama3.original_max_positions == 64
-    assert configs["llama_tied"].rope == Rope(theta=5000.0, linear_factor=4.0)
-    assert configs["llama_tied"].tie_embeddings and not configs["llama"].tie_embeddings
-    assert configs["qwen2"].head_dim == 8  # None in the file
-    assert configs["qwen2"].qkv_bias and configs["qwen2"].sliding_window is None
-    assert configs["qwen2_sliding"].local_layers == (False, True)
-    assert configs["mistral"].local_layers == (True, True)
-    assert configs["gemma2"].attn_softcap == 2.0
-    assert configs["gemma3"].rope == Rope(theta=1e6, linear_factor=8.0)
-    assert configs["gemma3"].rope_local == Rope(theta=1e4)
-    assert configs["gemma3"].query_scale == 20**-0.5
-    assert configs["olmo2"].norm_placement is NormPlacement.POST
-    assert configs["olmo2"].qk_norm is QKNorm.ALL
-
-
-def test_an_older_spelling_of_rope_is_read(folder):
-    """Files from before transformers 5 have rope_theta and rope_scaling outside."""
-    expected = read_config(folder)
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    rope = content.pop("rope_parameters")
-    content["rope_theta"] = rope.pop("rope_theta")
-    content["rope_scaling"] = rope
-    path.write_text(json.dumps(content))
-    assert read_config(folder) == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"model_type": "mixtral"}, ("model_type='mixtral'", "llama", "gemma3_text")),
-        ({"model_type": None}, ("model_type=None", "llama")),
-        ({"attention_bias": True}, ("attention_bias=True", "False")),
-        ({"mlp_bias": True}, ("mlp_bias=True", "False")),
-        ({"hidden_act": "relu"}, ("hidden_act='relu'", "silu")),
-        (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
-            ("rope_type='yarn'", "llama3"),
-        ),
-        (
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
-            ("rope_type='dynamic'", "llama3"),
-        ),
-        (
-            {"rope_parameters": {"partial_rotary_factor": 0.5}},
-            ("partial_rotary_factor=0.5", "1.0"),
-        ),
-        ({"num_key_value_heads": 2}, ("num_heads=5", "num_kv_heads=2")),
-        ({"hidden_size": "many"}, ("transformers cannot read", "correct")),
-        (
-            {"quantization_config": {"quant_method": "fp8"}},
-            ("quantization_config", "fp8", "unquantised"),
-        ),
-    ],
-)
-def test_what_is_not_supported_is_refused(folder, changes, words):
-    edit_json(folder / "config.json", **changes)
-    with one_line_error(folder / "config.json", *words):
-        read_config(folder)
-
-
-def test_unknown_layer_types_are_refused(tmp_path):
-    save_model(make_model("qwen3"), tmp_path)
-    path = tmp_path / "config.json"
-    edit_json(path, layer_types=["full_attention", "chunked_attention"])
-    with one_line_error(path, "layer_types='chunked_attention'", "sliding_attention"):
-        read_config(tmp_path)
-    edit_json(path, layer_types=["full_attention", "sliding_attention"])
-    with one_line_error(path, "sliding_window is None"):
-        read_config(tmp_path)
-
-
-def test_a_damaged_config_is_refused(folder, tmp_path):
-    with one_line_error(tmp_path / "nowhere", "no such folder"):
-        load_transformer(tmp_path / "nowhere", dtype=jnp.float32)
-    (folder / "config.json").write_text("[1]")
-    with one_line_error(folder / "config.json", "list"):
-        read_config(folder)
-    (folder / "config.json").write_text('{"model_type":\n')
-    with one_line_error(folder / "config.json", "not JSON"):
-        read_config(folder)
-    (folder / "config.json").unlink()
-    with one_line_error(folder / "config.json", "no such file"):
-        read_config(folder)
-
-
-# Reading weights
 
 
 def assert_same_arrays(found, expected):
@@ -245,6 +138,8 @@ def test_wrong_tensors_are_named(folder, changes, words):
 
 
 def test_damaged_weights_are_named(folder, tmp_path):
+    with one_line_error(tmp_path / "nowhere", "no such folder"):
+        load_transformer(tmp_path / "nowhere", dtype=jnp.float32)
     os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 100)
     with one_line_error(folder / WEIGHTS, "damaged or incomplete", "copy"):
         load_transformer(folder, dtype=jnp.float32)
@@ -276,17 +171,18 @@ def large(tmp_path_factory):
 
 
 def test_loading_needs_one_tensor_above_the_model(large):
-    """A loader that holds the stored tensors until the end needs half a model more."""
-    load_transformer(large, dtype=jnp.float32)  # imports and compiles
+    """What a load holds for a while and then frees is a tensor or two, not a model."""
+    load_transformer(large, dtype=jnp.float32)  # imports
     tracemalloc.start()
     try:
         model = load_transformer(large, dtype=jnp.float32)
-        peak = tracemalloc.get_traced_memory()[1]
+        kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     sizes = [array.nbytes for array in model.arrays().values()]
     assert sum(sizes) > 30 * max(sizes)
-    assert peak < sum(sizes) + 4 * max(sizes)
+    # At the least a stored tensor; had it traced nothing, this would show nothing.
+    assert max(sizes) / 2 < peak - kept < 4 * max(sizes)
 
 
 def test_on_a_mesh_each_share_is_read_once(large, monkeypatch):
@@ -307,12 +203,9 @@ def test_on_a_mesh_each_share_is_read_once(large, monkeypatch):
     assert reads.count(("model.layers.3.mlp.down_proj.weight", (256, 192))) == 4
     assert reads.count(("model.norm.weight", (256,))) == 1
     elements = sum(int(np.prod(shape)) for _, shape in reads)
-    assert elements == model.config.num_params()
+    assert elements == num_params(model.config)
     monkeypatch.undo()
     assert_same_arrays(model, load_transformer(large, dtype=jnp.bfloat16))
-
-
-# Writing
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -407,41 +300,6 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
     with pytest.raises(OSError, match="no space"):
         export_transformer(model, tmp_path / "export", folder)
     assert {path.name for path in tmp_path.iterdir()} == {"llama", "qwen3"}
-
-
-def test_strided_arrays_are_written_in_their_order(tmp_path):
-    """safetensors 0.8.0 alone writes a transposed array's memory, with no error."""
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    arrays = {
-        "transposed": array.T,
-        "strided": np.repeat(array, 2, axis=1)[:, ::2],
-        "broadcast": np.broadcast_to(array[0], (4, 3)),
-        "bfloat16": jnp.asarray(array, jnp.bfloat16).T,
-    }
-    write_safetensors(tmp_path / "x", arrays)
-    with safe_open(tmp_path / "x", framework="np") as file:
-        for name, expected in arrays.items():
-            assert np.array_equal(file.get_tensor(name), expected), name
-
-
-def test_a_faulty_write_is_noticed(tmp_path, monkeypatch):
-    save = safetensors_file.save_file
-
-    def flip(arrays, path, metadata):
-        save({k: np.nextafter(x, 9) for k, x in arrays.items()}, path, metadata)
-
-    monkeypatch.setattr(safetensors_file, "save_file", flip)
-    with pytest.raises(OSError, match="x reads back different"):
-        write_safetensors(tmp_path / "f", {"x": np.ones(3, np.float32)})
-
-
-def test_slices_of_a_stored_tensor_outlive_the_opening(tmp_path):
-    write_safetensors(tmp_path / "f", {"x": np.arange(12.0, dtype=np.float32)})
-    tensor = dict(open_safetensors(tmp_path / "f"))["x"]
-    assert tensor.read((slice(3, 5),)).tolist() == [3.0, 4.0]
-
-
-# Tokenizer and stop tokens
 
 
 def test_a_folder_without_tokenizer_is_refused(folder):

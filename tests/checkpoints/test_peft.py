@@ -14,6 +14,7 @@ from jax_switchgen.checkpoints.hf import load_transformer
 from jax_switchgen.checkpoints.peft import export_lora, load_lora, merge
 from jax_switchgen.models.lora import Lora
 from tests.hf_models import (
+    edit_json,
     make_model,
     one_line_error,
     reference_logits,
@@ -120,6 +121,16 @@ def test_an_exported_adapter_is_described_shortly(base, tmp_path):
         assert torch.equal(tensor, theirs[name].to(torch.bfloat16))
 
 
+def test_a_whole_alpha_stays_whole(tmp_path, base):
+    """1 / 49 * 49 is less than 1 in floating point."""
+    _, model = base
+    make_adapter(tmp_path / "peft", r=49, lora_alpha=1, target_modules=["q_proj"])
+    lora = load_lora(tmp_path / "peft", model.config, jnp.float32)
+    export_lora(lora, tmp_path / "ours", model.config, base="some/base")
+    settings = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert settings["lora_alpha"] == 1
+
+
 def test_merging_keeps_the_dtype_and_shares_the_rest(base, tmp_path):
     folder, _ = base
     model = load_transformer(folder, dtype=jnp.bfloat16)
@@ -149,7 +160,7 @@ def test_settings_that_are_not_supported_are_refused(base, tmp_path, changes, wo
     _, model = base
     make_adapter(tmp_path, **SETTINGS["all"])
     path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    edit_json(path, **changes)
     with one_line_error(tmp_path, *words):
         load_lora(tmp_path, model.config, jnp.float32)
 

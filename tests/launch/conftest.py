@@ -1,0 +1,106 @@
+"""A pool of tiny checkpoints on disk, and a config file for them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jax_switchgen.checkpoints.hf import export_transformer
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CONFIG_FILE = """
+from configs import presets
+
+FOLDER = {folder!r}
+
+
+def get_config(variant=""):
+    candidates = (
+        presets.candidate("pretrained", f"{{FOLDER}}/p", "raw"),
+        presets.candidate("aligned", f"{{FOLDER}}/a", "chat"),
+    )
+    config = presets.pool(
+        candidates, f"{{FOLDER}}/a", aligned="aligned", variant=variant
+    )
+    config.dtype = "float32"
+    config.policy.name = "random"
+    config.generation.segment_length = 8
+    config.generation.max_new_tokens = 24
+    config.generation.batch_size = 2
+    config.generation.in_flight = 4
+    config.generation.cache_gib = 0.5
+    return config
+"""
+
+
+def save_checkpoint(folder: Path, seed: int) -> None:
+    """A Hugging Face folder with random weights of the shape `tiny.CONFIG`."""
+    source = folder.with_name(f"{folder.name}.source")
+    tiny.byte_tokenizer().save_pretrained(source)
+    c = tiny.CONFIG
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.embed_dim,
+        "intermediate_size": c.mlp_dim,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "max_position_embeddings": c.max_positions,
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": 1e4,
+        "tie_word_embeddings": False,
+        "eos_token_id": tiny.STOP,
+    }
+    (source / "config.json").write_text(json.dumps(config))
+    export_transformer(tiny.random_model(seed), folder, source)
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory) -> Path:
+    """A folder with the checkpoints `p` and `a`, and `config.py`."""
+    folder = tmp_path_factory.mktemp("pool")
+    save_checkpoint(folder / "p", seed=0)
+    save_checkpoint(folder / "a", seed=1)
+    (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
+    return folder
+
+
+class Launcher:
+    """Runs a launcher as its users do, in a process of its own."""
+
+    def __init__(self, cache: Path):
+        self.environment = os.environ | {
+            "JAX_SWITCHGEN_CACHE": str(cache),
+            "JAX_PLATFORMS": "cpu",
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            "XLA_FLAGS": "",
+        }
+
+    def start(self, *arguments: str, name: str = "generate.py") -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "launch" / name), *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, name: str = "generate.py") -> tuple:
+        """Exit code, stdout, stderr."""
+        process = self.start(*arguments, name=name)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory) -> Launcher:
+    return Launcher(tmp_path_factory.mktemp("cache"))
