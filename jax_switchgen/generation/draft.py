@@ -46,6 +46,7 @@ class Draft:
         self._history: list[tuple[int, str]] = []
         self._vocabulary: Vocabulary | None = None
         self._ids: list[int] = []
+        self._reported = 0
 
     @property
     def query(self) -> str:
@@ -83,9 +84,11 @@ class Draft:
             self._vocabulary = vocabulary
         return self._ids
 
-    def append(self, name: str, index: int, new_ids: list[int]) -> Segment:
-        """Adds a segment that the chosen speaker wrote."""
-        segment = self._append(name, new_ids)
+    def append(self, names: Sequence[str], index: int, new_ids: list[int]) -> Segment:
+        """Adds a segment that the chosen speaker, candidate `index`, wrote."""
+        segment = self._append(names[index], new_ids)
+        if self.choice is not None and self.choice.probs is not None:
+            segment.probs = dict(zip(names, self.choice.probs, strict=True))
         self.written += len(new_ids)
         self._history.append((index, segment.text))
         return segment
@@ -94,6 +97,12 @@ class Draft:
         """Adds inserted text, in the tokens of the speaker that follows."""
         self.ids_in(vocabulary)
         return self._append(CUE, vocabulary.encode(text))
+
+    def take_unreported(self) -> list[Segment]:
+        """The segments, cues among them, since this was last asked."""
+        new = self.segments[self._reported :]
+        self._reported = len(self.segments)
+        return new
 
     def respond(self, finish_reason: str) -> Response:
         """The finished record."""

@@ -245,16 +245,12 @@ class Engine:
                 (done.written.tokens_BT, done.written.count_B, done.written.stopped_B)
             )
         events = []
+        names = [speaker.name for speaker in self.speakers]
         for row, draft in enumerate(done.drafts):
             new_ids = tokens_BT[row, : count_B[row]].tolist()
             stopped = bool(stopped_B[row])
             done.speaker.wrote(draft.slot, done.contexts[row], new_ids, stopped)
-            segment = draft.append(done.speaker.name, done.index, new_ids)
-            if segment_probs := draft.choice and draft.choice.probs:
-                segment.probs = {
-                    s.name: float(p)
-                    for s, p in zip(self.speakers, segment_probs, strict=True)
-                }
+            draft.append(names, done.index, new_ids)
             reason = self._finish_reason(draft, done.speaker, new_ids, stopped)
             response = None
             if reason is None:
@@ -262,7 +258,9 @@ class Engine:
             else:
                 scheduler.release_slot(draft.slot)
                 response = self.policy.after(draft.respond(reason))
-            events.append(Event(draft.request, segment, response))
+            *earlier, last = draft.take_unreported()
+            events += [Event(draft.request, segment, None) for segment in earlier]
+            events.append(Event(draft.request, last, response))
         # Yielded last: the caller may take its time with an event.
         yield from events
 

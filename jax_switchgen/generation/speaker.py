@@ -12,6 +12,8 @@ from jax_switchgen.generation.prompts import (
     prompt_ids,
 )
 from jax_switchgen.generation.text import Vocabulary
+from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.transformer import Transformer
 
 STOP_IDS = 8  # stop tokens that fit; the programs take an array of this size
 
@@ -29,12 +31,12 @@ class Speaker(CachedModel):
     def __init__(
         self,
         name: str,
-        model,
+        model: Transformer,
         vocabulary: Vocabulary,
         *,
         prompt_format: str,
         stop_ids: Sequence[int],
-        lora=None,
+        lora: Lora | None = None,
     ):
         super().__init__(model, lora)
         check_prompt_format(vocabulary, prompt_format, name)
@@ -48,13 +50,20 @@ class Speaker(CachedModel):
         self.prompt_format = prompt_format
         self.stop_ids = np.full(STOP_IDS, -1, np.int32)
         self.stop_ids[: len(stop_ids)] = sorted(stop_ids)
+        self._prompts: dict[int, list[int]] = {}  # by slot
 
     def context(self, draft: Draft, partial_in: str) -> list[int]:
         """The ids that this speaker continues: its prompt, and the response so far."""
         response = draft.ids_in(self.vocabulary)
         if partial_in == "user":
             return self.prompt(partial_in_user_turn(draft.query, draft.text))
-        return [*self.prompt(draft.query), *response]
+        if draft.slot not in self._prompts:
+            self._prompts[draft.slot] = self.prompt(draft.query)
+        return [*self._prompts[draft.slot], *response]
+
+    def forget(self, slot: int) -> None:
+        super().forget(slot)
+        self._prompts.pop(slot, None)
 
     def prompt(self, query: str) -> list[int]:
         """Ids of the prompt in front of the response."""

@@ -49,7 +49,7 @@ def test_fingerprints_tell_tokenizers_apart():
 def test_an_unfinished_character_is_not_handed_over():
     draft = Draft(Request("q"), 0, max_new_tokens=20, segment_length=5, seed=0)
     draft.ids_in(BYTES)
-    draft.append("a", 0, BYTES.encode("ab🌧")[:4])  # two of the emoji's four bytes
+    draft.append(["a"], 0, BYTES.encode("ab🌧")[:4])  # two of the emoji's four bytes
     assert draft.text == "ab"
     assert draft.ids_in(PAIRS) == PAIRS.encode("ab")
     assert draft.segments[0].token_ids == BYTES.encode("ab")
@@ -61,7 +61,7 @@ def test_an_unfinished_character_goes_on_in_one_tokenizer():
     ids = BYTES.encode("ab🌧!")
     for part in (ids[:4], ids[4:]):
         draft.ids_in(BYTES)
-        draft.append("a", 0, part)
+        draft.append(["a"], 0, part)
     assert [s.text for s in draft.segments] == ["ab", "🌧!"]
     assert draft.respond("length").output == "ab🌧!"
 
