@@ -26,12 +26,12 @@ class Buckets:
 
     Attributes:
       batch: rows of a pass, ascending; the last is the largest pass.
-      chunk: tokens of a prefill call, ascending. Larger needs are met by several
-        calls, so that a long prompt compiles nothing new.
+      chunk: most tokens of a row that one prefill call reads, a multiple of
+        `programs.PIECE`. A long prompt takes several calls, and compiles nothing new.
     """
 
     batch: tuple[int, ...]
-    chunk: tuple[int, ...] = (16, 64)
+    chunk: int = 128
 
     def rows(self, count: int) -> int:
         return next(size for size in self.batch if size >= count)
@@ -111,16 +111,13 @@ class CachedModel:
             del held[keep:]
             todo[slot] = context[keep:-1]
         self._make_room(max((len(c) for c in contexts.values()), default=0))
-        while left := {s: ids for s, ids in todo.items() if ids}:
-            longest = max(len(ids) for ids in left.values())
-            sizes = [c for c in self._buckets.chunk if c <= longest]
-            size = sizes[-1] if sizes else self._buckets.chunk[0]
-            # Rows with less than a full chunk wait for a smaller one.
-            ready = [s for s, ids in left.items() if len(ids) >= size] or list(left)
-            batch = ready[: self._buckets.batch[-1]]
-            self._prefill({s: left[s][:size] for s in batch}, size)
-            for s in batch:
-                todo[s] = left[s][size:]
+        while todo := {slot: ids for slot, ids in todo.items() if ids}:
+            # Rows of like need together, and for as long as all of them have need.
+            slots = sorted(todo, key=lambda slot: -len(todo[slot]))
+            slots = slots[: self._buckets.batch[-1]]
+            count = min(self._buckets.chunk, _pieces(len(todo[slots[-1]])))
+            self._prefill({slot: todo[slot][:count] for slot in slots})
+            todo |= {slot: todo[slot][count:] for slot in slots}
 
     def write(
         self,
@@ -190,36 +187,33 @@ class CachedModel:
         Returns:
           float32[len(contexts), C], in the order of `contexts`.
         """
-        probe = self._buckets.chunk[-1]
-        # All but the last chunk of each row is ordinary catch-up.
+        behind = {}
         for slot, context in contexts.items():
             common = min(common_prefix(self.held[slot], context), len(context) - 1)
             del self.held[slot][common:]
-        behind = {
-            slot: context[: len(context) - probe + 1]
-            for slot, context in contexts.items()
-            if len(context) - len(self.held[slot]) > probe
-        }
+            if len(context) - common > self._buckets.chunk:
+                # All but a last piece is ordinary catch-up.
+                behind[slot] = context[: len(context) - programs.PIECE + 1]
         self.catch_up(behind)
         self._make_room(max(len(c) for c in contexts.values()))
-        rows = []
-        slots = list(contexts)
+        # Rows of like need share a call.
+        slots = sorted(contexts, key=lambda s: len(self.held[s]) - len(contexts[s]))
+        probs: dict[int, np.ndarray] = {}
         size = self._buckets.batch[-1]
-        for at in range(0, len(slots), size):
-            batch = slots[at : at + size]
+        for batch in (slots[at : at + size] for at in range(0, len(slots), size)):
             chunk, window = self._chunk(
-                {s: contexts[s][len(self.held[s]) :] for s in batch}
+                {slot: contexts[slot][len(self.held[slot]) :] for slot in batch}
             )
             self._cache, probs_BC = programs.choice_probs(
                 self.model, self.lora, self.cache, chunk, label_ids, window=window
             )
-            rows.append(probs_BC[: len(batch)])
-            for s in batch:
-                self.held[s] = list(contexts[s][: keep[s]])
-        return np.concatenate([np.asarray(r) for r in rows])
+            for row, slot in enumerate(batch):
+                self.held[slot] = list(contexts[slot][: keep[slot]])
+                probs[slot] = np.asarray(probs_BC)[row]
+        return np.stack([probs[slot] for slot in contexts])
 
-    def _prefill(self, ids: Mapping[int, Sequence[int]], size: int) -> None:
-        chunk, window = self._chunk(ids, size)
+    def _prefill(self, ids: Mapping[int, Sequence[int]]) -> None:
+        chunk, window = self._chunk(ids)
         self._cache = programs.prefill(
             self.model, self.lora, self.cache, chunk, window=window
         )
@@ -227,15 +221,11 @@ class CachedModel:
             self.held[slot].extend(new)
             self.prefilled += len(new)
 
-    def _chunk(
-        self, ids: Mapping[int, Sequence[int]], size: int | None = None
-    ) -> tuple[programs.Chunk, int]:
+    def _chunk(self, ids: Mapping[int, Sequence[int]]) -> tuple[programs.Chunk, int]:
         """The padded arrays for reading `ids` into slots, and the window to read."""
-        longest = max(len(new) for new in ids.values())
-        size = size or next(c for c in self._buckets.chunk if c >= longest)
-        B = self._buckets.rows(len(ids))
+        B, T = self._buckets.rows(len(ids)), self._buckets.chunk
         slots_B = np.arange(B, dtype=np.int32) + np.int32(self.cache.num_slots)
-        tokens_BT = np.zeros((B, size), np.int32)
+        tokens_BT = np.zeros((B, T), np.int32)
         start_B = np.zeros(B, np.int32)
         count_B = np.zeros(B, np.int32)
         for row, (slot, new) in enumerate(ids.items()):
@@ -243,8 +233,6 @@ class CachedModel:
             tokens_BT[row, : len(new)] = new
             start_B[row] = len(self.held[slot])
             count_B[row] = len(new)
-        # Padding rows read their last index; any valid one will do.
-        count_B[len(ids) :] = 1
         return (
             programs.Chunk(*map(jnp.asarray, (slots_B, tokens_BT, start_B, count_B))),
             self._window(start_B.tolist()),
@@ -262,6 +250,11 @@ class CachedModel:
         if extra > 0:
             pads = ((0, 0), (0, 0), (0, extra), (0, 0))
             self._cache = jax.tree.map(lambda x: jnp.pad(x, pads), self.cache)
+
+
+def _pieces(tokens: int) -> int:
+    """`tokens` rounded up to whole pieces."""
+    return -(-tokens // programs.PIECE) * programs.PIECE
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -79,7 +79,6 @@ class Engine:
         policy: Policy,
         options: GenerationOptions,
         *,
-        chunks: tuple[int, ...] = (16, 64),
         synchronous: bool = False,
     ):
         self.speakers = list(speakers)
@@ -87,7 +86,7 @@ class Engine:
         self.options = options
         self.synchronous = synchronous
         self.seconds: dict[str, float] = defaultdict(float)
-        self._buckets = Buckets(batch_buckets(options.batch_size), chunks)
+        self._buckets = Buckets(batch_buckets(options.batch_size))
         self._sampling = make_sampling(
             options.temperature, options.top_p, options.top_k
         )

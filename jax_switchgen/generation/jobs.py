@@ -79,7 +79,7 @@ def parse_request(content: bytes, default_id: int) -> Request:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text, at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at character {error.colno}") from None
+        raise ValueError(f"not JSON: {error.msg} (character {error.colno})") from None
     except RecursionError:
         raise ValueError("not a record: brackets nested too deeply") from None
     except ValueError as error:  # an integer of more than 4,300 digits

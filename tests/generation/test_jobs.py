@@ -102,7 +102,7 @@ def test_every_line_is_blank_a_request_or_a_problem_with_its_number(lines):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"input": ', "not JSON: Expecting value at character 11"),
+        (b'{"input": ', "not JSON: Expecting value (character 11)"),
         (b'{"input": "\xff"}', "not UTF-8 text, at byte 12"),
         (b'["input"]', 'is list, not {"input": "\u2026"}'),
         (b"{}", 'has no "input"'),

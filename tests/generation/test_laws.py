@@ -18,7 +18,8 @@ from tests import tiny
 
 QUERIES = [
     "hello",
-    "a prompt of more than sixty-four bytes, so that several chunks are needed",
+    "a prompt of more than a hundred and twenty-eight bytes, so that more than one chunk "
+    "is needed to read it, and more than one piece to read the last",
     "x",
     "Grüße 🌧",
     "why?",
@@ -88,21 +89,20 @@ def test_windowed_and_full_candidates_take_turns():
         assert ids_of(response) == naive_schedule(models, (0, 1), query, 8, 40)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     order=st.permutations(range(12)),
-    shape=st.sampled_from([(1, 8), (2, 8), (4, 8), (4, 3)]),
+    batch_size=st.sampled_from([1, 2, 4]),
 )
-def test_a_response_is_the_same_in_any_company(order, shape):
-    """Law 6: sampled, with a random policy; batch, order and slots change nothing."""
+def test_a_response_is_the_same_in_any_company(order, batch_size):
+    """Law 6: sampled, with a random policy; batch and order change nothing."""
     requests = [Request(QUERIES[i % 5], f"r{i}") for i in range(12)]
     options = tiny.generation(temperature=0.8, top_p=0.9, seed=3)
     alone = [
         Engine(pool(), Random(3), options).generate([request])[0]
         for request in requests[:3]
     ]
-    batch_size, in_flight = shape
-    options = dataclasses.replace(options, batch_size=batch_size, in_flight=in_flight)
+    options = dataclasses.replace(options, batch_size=batch_size)
     engine = Engine(pool(), Random(3), options)
     together = {r.request.id: r for r in engine.generate([requests[i] for i in order])}
     for response in alone:
@@ -145,7 +145,7 @@ def test_programs_are_as_many_as_the_buckets_allow():
     Engine(pool(models), Random(3), options).generate(QUERIES * 3)
     after = programs.num_compiled()
     assert after["decode_segment"] - before["decode_segment"] <= 2 * 3
-    assert after["prefill"] - before["prefill"] <= 2 * 2 * 3
+    assert after["prefill"] - before["prefill"] <= 2 * 3
 
 
 def test_nothing_is_heard_of_a_candidate_before_it_speaks():

@@ -52,8 +52,8 @@ def records(path: Path) -> list[dict]:
 
 
 def test_a_prompt_writes_nothing_but_the_response_to_a_pipe(pool, launch):
-    arguments = ("--prompt=hello", "--config.policy.name=switcher")
-    code, out, err = launch(f"--config={pool}/config.py", *arguments)
+    changes = ("--config.policy.name=switcher", "--config.generation.max_new_tokens=16")
+    code, out, err = launch(f"--config={pool}/config.py", *changes, "--prompt=hello")
     assert code == 0, err
     assert "pretrained" in err and "programs: prefill" in err
     assert out.endswith("\n") and "pretrained" not in out
