@@ -28,9 +28,8 @@ from jax_switchgen.models.transformer import (
     logits,
 )
 
-
 # Tokens of a row that one forward of prefill reads. On 2 CPU cores 8 rows x 32 tokens
-# reach the matmul rate of larger ones; a chunk that ends inside a piece wastes its rest.
+# reach the matmul rate of larger ones; what a row leaves of its last piece is wasted.
 PIECE = 32
 
 

@@ -18,8 +18,8 @@ from tests import tiny
 
 QUERIES = [
     "hello",
-    "a prompt of more than a hundred and twenty-eight bytes, so that more than one chunk "
-    "is needed to read it, and more than one piece to read the last",
+    "a prompt of more than a hundred and twenty-eight bytes, so that more than one "
+    "chunk is needed to read it, and more than one piece to read the last",
     "x",
     "Grüße 🌧",
     "why?",
