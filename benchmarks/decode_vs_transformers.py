@@ -19,6 +19,7 @@ import pools
 import torch_side
 from harness import progress
 
+from jax_switchgen.generation.engine import Engine
 from jax_switchgen.models.transformer import num_params
 from jax_switchgen.policies.simple import Fixed
 
@@ -35,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.shape, args.new, args.segment = "tiny", 16, 8
-        args.batch, args.repeats = [1, 4], 2
+        args.batch, args.repeats = [2], 2
 
     pool = pools.build_pool(args.shape, args.dtype, args.random, 1, with_switcher=False)
     twin = torch_side.torch_twin(pool.candidates[0], pool)
@@ -70,9 +71,19 @@ def main() -> None:
 
 def _compare(args, pool, twin, tokenizer, batch: int, copied: float) -> dict:
     queries = pool.prompts(batch)
-    lengths = {"new": args.new, "segment": args.segment}
-    sizes = {"batch": batch, "in_flight": batch}
-    engine = pools.make_engine(pool, Fixed(0), **lengths, **sizes)
+
+    def make_engine(synchronous: bool) -> Engine:
+        return pools.make_engine(
+            pool,
+            Fixed(0),
+            new=args.new,
+            segment=args.segment,
+            batch=batch,
+            in_flight=batch,
+            synchronous=synchronous,
+        )
+
+    engine = make_engine(synchronous=False)
     progress(f"batch {batch}: first run of ours, with compilation")
     responses = engine.generate(queries)
     threads = torch_side.choose_threads(
@@ -91,7 +102,7 @@ def _compare(args, pool, twin, tokenizer, batch: int, copied: float) -> dict:
         args.repeats,
     )
     # Once more, each phase on its own, for the time of decoding alone.
-    phases = pools.make_engine(pool, Fixed(0), **lengths, **sizes, synchronous=True)
+    phases = make_engine(synchronous=True)
     phases.generate(queries)
     per_step = phases.seconds["decode"] / args.new
     read = read_per_step(pool)

@@ -14,11 +14,11 @@ import sys
 # transformers imports torch wherever it is installed; to it, now, it is not.
 sys.modules["torch"] = None  # type: ignore[assignment]
 
-import harness
-import jax
-import pools
+import harness  # noqa: E402
+import jax  # noqa: E402
+import pools  # noqa: E402
 
-from jax_switchgen.generation.trace import Request
+from jax_switchgen.generation.trace import Request  # noqa: E402
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ own in memory. Weights are those of the packaged SmolLM2-135M-Instruct, or rando
 """
 
 import argparse
+import atexit
 import dataclasses
+import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer
 from jax_switchgen.checkpoints.hf_config import read_config
 from jax_switchgen.checkpoints.packaged import packaged_model
+from jax_switchgen.generation.cached_model import CachedModel, common_prefix
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.options import GenerationOptions
@@ -37,7 +40,7 @@ SHAPES = {
         vocab_size=512,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,
@@ -157,6 +160,7 @@ def build_pool(
     if random or shape != "135m":
         # Only the config is written: both sides get the weights from memory.
         folder = Path(tempfile.mkdtemp(prefix="switchgen-benchmark-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         SHAPES[shape].save_pretrained(folder)
         config = read_config(folder)
         tokenizer = synthetic_tokenizer(config.vocab_size)
@@ -219,6 +223,21 @@ def scheduled_speaker(query: str, segment: int, num_candidates: int) -> int:
     return int(np.random.default_rng(seed).integers(num_candidates))
 
 
+class CountingReader(CachedModel):
+    """Counts the tokens that a switcher reads, questions included, since `open`."""
+
+    read = 0
+
+    def open(self, *args):
+        self.read = 0
+        super().open(*args)
+
+    def choose(self, contexts, *args):
+        for slot, context in contexts.items():
+            self.read += len(context) - common_prefix(self.held[slot], context)
+        return super().choose(contexts, *args)
+
+
 class ScheduledSwitcher(Switcher):
     """Does all the work of a switcher, then follows the schedule.
 
@@ -226,7 +245,12 @@ class ScheduledSwitcher(Switcher):
     contenders are only comparable with the same speakers.
     """
 
+    reader: CountingReader
     decisions = 0
+
+    def __init__(self, model: Transformer, *args):
+        super().__init__(model, *args)
+        self.reader = CountingReader(model)
 
     def step(self, turns: Sequence[Turn]) -> list[Speak]:
         self.decisions += len(turns)
@@ -249,6 +273,11 @@ class CountingSpeaker(Speaker):
         self.passes += 1
         self.rows += len(orders)
         return super().write(orders, *args)
+
+
+def counters(engine: Engine) -> list[CountingSpeaker]:
+    """The speakers of an engine that `make_engine` made."""
+    return [s for s in engine.speakers if isinstance(s, CountingSpeaker)]
 
 
 def make_speakers(pool: Pool) -> list[CountingSpeaker]:

@@ -68,16 +68,16 @@ def main() -> None:
         compiled[name] = sum(num_compiled().values())
     seconds = harness.interleave(
         {
-            name: lambda each=each: each.generate(queries)
-            for name, each in engines.items()
+            "fixed": lambda: engines["fixed"].generate(queries),
+            "switching": lambda: engines["switching"].generate(queries),
         },
         args.repeats,
     )
     total = args.requests * args.new
     kept = harness.ratio(seconds["fixed"], seconds["switching"])
-    results = {"kept": kept, "compiled": compiled}
+    systems = {}
     for name in engines:
-        results[name] = {
+        systems[name] = {
             "tokens_per_s": harness.spread([total / s for s in seconds[name]]),
             **_phases(engine(name == "switching", synchronous=True), queries),
         }
@@ -95,12 +95,13 @@ def main() -> None:
                 f"{r['rows_per_pass']:.1f}",
                 f"{(r['candidates_read'] + r['switcher_read']) / total:.2f}",
             )
-            for name, r in ((n, results[n]) for n in engines)
+            for name, r in systems.items()
         ],
     )
     print(
         f"switching keeps {harness.show_spread(kept)} of the fixed speaker's tokens/s"
     )
+    results = {"kept": kept, "compiled": compiled, **systems}
     harness.print_json("switch_overhead", vars(args), results)
 
 
@@ -111,18 +112,20 @@ def _phases(engine: Engine, queries: list[str]) -> dict:
     wall = time.perf_counter() - start
     share = {phase: engine.seconds[phase] / wall for phase in PHASES}
     share["host"] = 1 - sum(share.values())
-    speakers = engine.speakers
+    speakers = pools.counters(engine)
     passes = sum(s.passes for s in speakers)
-    policy = engine.policy
-    switching = isinstance(policy, pools.ScheduledSwitcher)
+    switcher = engine.policy
+    read = decisions = 0
+    if isinstance(switcher, pools.ScheduledSwitcher):
+        read, decisions = switcher.reader.read, switcher.decisions
     return {
         "share": {phase: round(s, 4) for phase, s in share.items()},
         "seconds": round(wall, 3),
         "passes": passes,
         "rows_per_pass": round(sum(s.rows for s in speakers) / passes, 2),
         "candidates_read": sum(s.prefilled for s in speakers),
-        "switcher_read": policy.reader.prefilled if switching else 0,
-        "decisions": policy.decisions if switching else 0,
+        "switcher_read": read,
+        "decisions": decisions,
     }
 
 

@@ -9,8 +9,8 @@ GPU, or load each model anew for each call), before every segment
     first token, and up to --switcher_tokens tokens *sampled* as its answer, in which a
     digit is looked for. 50 is what the public code samples; 5 is a cheaper variant;
  2. asks each chosen model, with all rows that chose it as one batch: query and partial
-    response as text, encoded and prefilled from the first token into a fresh cache, then
-    `generate` for one segment. Segments are joined by a space.
+    response as text, encoded and prefilled from the first token into a fresh cache,
+    then `generate` for one segment. Segments are joined by a space.
 
 Ours keeps every model's cache, reads only what is new to it, and takes the switcher's
 answer from one forward. Both write the same number of tokens: no stop tokens, greedy.
@@ -45,6 +45,7 @@ class ReferenceLoop:
     def __init__(self, pool: pools.Pool, segment: int, switcher_tokens: int):
         self.tokenizer = pool.vocabulary.tokenizer
         self.candidates = [torch_side.torch_twin(m, pool) for m in pool.candidates]
+        assert pool.switcher is not None
         self.switcher = torch_side.torch_twin(pool.switcher, pool)
         self.segment = segment
         self.switcher_tokens = switcher_tokens
@@ -68,7 +69,7 @@ class ReferenceLoop:
                 written = self._generate(model, texts, segment)
                 self.written += sum(map(len, written))
                 for r, ids in zip(rows, written, strict=True):
-                    text = self.tokenizer.decode(ids, skip_special_tokens=True)
+                    text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
                     partials[r] = f"{partials[r]} {text}".strip()
                     histories[r].append((index, text))
             elapsed = time.perf_counter() - start
@@ -77,20 +78,20 @@ class ReferenceLoop:
 
     def _ask_switcher(self, queries, histories) -> list[int | None]:
         n = len(self.candidates)
-        texts = [
+        prompts = [
             history_text(q, h) + question_text(n)
             for q, h in zip(queries, histories, strict=True)
         ]
         answers = self._generate(
             self.switcher,
-            texts,
+            prompts,
             self.switcher_tokens,
             do_sample=True,
             temperature=0.7,
             eos_token_id=self.tokenizer.eos_token_id,
         )
         self.answered += sum(map(len, answers))
-        texts = self.tokenizer.batch_decode(answers)
+        texts = [str(self.tokenizer.decode(ids)) for ids in answers]
         return [next((i for i in range(n) if str(i) in t), None) for t in texts]
 
     def _generate(self, model, texts: list[str], new: int, **options):
@@ -116,8 +117,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     if args.quick:
-        args.shape, args.new, args.segment = "tiny", [16, 32], 8
-        args.batch, args.switcher_tokens, args.repeats = 4, 5, 1
+        args.shape, args.new, args.segment = "tiny", [16], 8
+        args.batch, args.switcher_tokens, args.repeats = 2, 5, 1
 
     pool = pools.build_pool(
         args.shape, args.dtype, args.random, args.candidates, with_switcher=True
@@ -139,7 +140,7 @@ def main() -> None:
             harness.show_spread(r["ours_tokens_per_s"]),
             harness.show_spread(r["reference_tokens_per_s"]),
             harness.show_spread(r["ratio"]),
-            f"{r['ours_read']} + {r['decisions']} probes",
+            r["ours_read"],
             f"{r['reference_read']} + {r['reference_answer_tokens']} answered",
             f"{r['passes']} x {r['rows_per_pass']:.1f}",
             f"{r['compiled']} in {r['first_run_seconds']:.0f} s",
@@ -182,7 +183,7 @@ def _compare(args, pool, queries, reference: ReferenceLoop, new: int) -> dict:
     compiled = sum(num_compiled().values())
     assert all(r.output_tokens == new for r in responses)
 
-    speakers = engine.speakers
+    speakers = pools.counters(engine)
     for counter in speakers:
         counter.passes = counter.rows = 0
     policy.decisions = 0
@@ -206,7 +207,7 @@ def _compare(args, pool, queries, reference: ReferenceLoop, new: int) -> dict:
             [total / s for s in seconds["reference"]]
         ),
         "ratio": harness.ratio(seconds["reference"], seconds["ours"]),
-        "ours_read": sum(s.prefilled for s in speakers) + policy.reader.prefilled,
+        "ours_read": sum(s.prefilled for s in speakers) + policy.reader.read,
         "reference_read": reference.read,
         "reference_answer_tokens": reference.answered,
         "decisions": policy.decisions // args.repeats,

@@ -8,6 +8,8 @@ threads are used, whichever is faster in a short trial.
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads OpenMP
+# On a GPU, jax would otherwise take most of the memory before torch starts.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from harness import progress
 from pools import Pool, transformers_config
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from jax_switchgen.checkpoints.hf import tensor_names
 from jax_switchgen.models.transformer import Transformer
@@ -44,7 +46,7 @@ def torch_twin(model: Transformer, pool: Pool) -> PreTrainedModel:
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     new: int,
     **options,

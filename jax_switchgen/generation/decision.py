@@ -58,6 +58,9 @@ class Policy:
     `open`, `admit` and `close`.
     """
 
+    def check(self, query: str, options: GenerationOptions) -> None:
+        """Raises ValueError if the policy cannot decide for this query."""
+
     def open(
         self,
         num_slots: int,

@@ -88,7 +88,9 @@ class Draft:
         """Adds a segment that the chosen speaker, candidate `index`, wrote."""
         segment = self._append(names[index], new_ids)
         if self.choice is not None and self.choice.probs is not None:
-            segment.probs = dict(zip(names, self.choice.probs, strict=True))
+            # Beyond 6 digits they depend on the batch, and records should not.
+            probs = (round(p, 6) for p in self.choice.probs)
+            segment.probs = dict(zip(names, probs, strict=True))
         self.written += len(new_ids)
         self._history.append((index, segment.text))
         return segment

@@ -110,6 +110,7 @@ class Engine:
         Raises:
           ValueError: it can't be answered; one line that says why.
         """
+        self.policy.check(request.query, self.options)
         budget = self.options.max_new_tokens
         needed = 0
         for speaker in self.speakers:

@@ -49,6 +49,9 @@ class ForcedEnds(Policy):
         self.first = first
         self.last = last
 
+    def check(self, query: str, options: GenerationOptions) -> None:
+        self.policy.check(query, options)
+
     def open(
         self,
         num_slots: int,

@@ -125,6 +125,16 @@ class Switcher(Policy):
         self.options = options
         self._label_ids = label_ids(vocabulary, labels)
 
+    def check(self, query: str, options: GenerationOptions) -> None:
+        length = self._length(query, options)
+        limit = self.reader.model.config.max_positions
+        if length > limit:
+            raise ValueError(
+                f"query, history and question of {length} tokens are more than the "
+                f"{limit} positions of the switcher; shorten the input or lower "
+                "generation.max_new_tokens"
+            )
+
     def open(
         self,
         num_slots: int,
@@ -132,12 +142,7 @@ class Switcher(Policy):
         options: GenerationOptions,
         buckets: Buckets,
     ) -> None:
-        rounds = -(-options.max_new_tokens // options.segment_length)
-        signatures = switcher_ids(
-            self.vocabulary, "", [(0, "")] * rounds, self.num_candidates
-        )
-        query = max(len(self.vocabulary.encode(query)) for query in queries)
-        length = query + options.max_new_tokens + len(signatures)
+        length = max(self._length(query, options) for query in queries)
         self.reader.open(num_slots, length, buckets)
 
     def admit(self, slot: int) -> None:
@@ -169,6 +174,13 @@ class Switcher(Policy):
             return probs_BC
         probs_BC = probs_BC ** (1 / self.options.temperature)
         return probs_BC / probs_BC.sum(-1, keepdims=True)
+
+    def _length(self, query: str, options: GenerationOptions) -> int:
+        """Tokens of the last question, if all segments are as long as they may be."""
+        rounds = -(-options.max_new_tokens // options.segment_length)
+        signed = [(0, "")] * rounds
+        empty = switcher_ids(self.vocabulary, query, signed, self.num_candidates)
+        return len(empty) + options.max_new_tokens
 
     def _choose(self, probs_C: np.ndarray, turn: Turn) -> int:
         if self.options.temperature == 0:

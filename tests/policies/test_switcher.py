@@ -87,6 +87,13 @@ def test_an_adapter_changes_the_answer_and_shares_the_weights():
     assert np.abs(plain.probs([turn])[0] - expected_C).max() > 1e-3
 
 
+def test_a_query_beyond_the_switchers_positions_is_refused():
+    switcher = opened(SwitcherOptions())
+    switcher.check("short", tiny.generation())
+    with pytest.raises(ValueError, match="1024 positions of the switcher"):
+        switcher.check("x" * 900, tiny.generation())
+
+
 @pytest.mark.parametrize(
     ("labels", "named"),
     [

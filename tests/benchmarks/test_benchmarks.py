@@ -1,0 +1,122 @@
+"""Every benchmark runs from the command line, and its numbers mean what they say."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory")
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """What each prints with --quick; run side by side, each imports for seconds."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("XLA_FLAGS", None)  # one device, as a user has
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, f"benchmarks/{name}.py", "--quick"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in NAMES
+    }
+    found = {}
+    for name, process in running.items():
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{name}:\n{err}"
+        found[name] = out
+    return found
+
+
+def record(outputs, name):
+    return json.loads(outputs[name].splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prints_a_table_and_one_json_line(outputs, name):
+    *table, last = outputs[name].splitlines()
+    assert any(set(line) <= {"-", " "} for line in table), "no table"
+    found = json.loads(last)
+    assert found["benchmark"] == name
+    assert found["machine"]["cores"] >= 1 and found["machine"]["jax"]
+    assert found["settings"]["shape"] == "tiny"
+
+
+def test_reference_reads_its_context_again_and_ours_does_not(outputs):
+    (result,) = record(outputs, "switch_vs_reference")["results"]
+    # 2 prompts of 32 words, 2 segments of 8. The second segment reads all of the prompt
+    # again, for the switcher and where its speaker spoke before.
+    assert result["ours_read"] < 0.85 * result["reference_read"]
+    assert result["decisions"] == 2 * 2
+    assert result["reference_answer_tokens"] == 2 * 2 * 5
+    quotient = result["reference_seconds"]["median"] / result["ours_seconds"]["median"]
+    # Seconds are printed in milliseconds, so their quotient is coarse.
+    assert result["ratio"]["median"] == pytest.approx(quotient, rel=0.2)
+
+
+def test_decoding_writes_the_tokens_of_transformers(outputs):
+    for result in record(outputs, "decode_vs_transformers")["results"]:
+        assert result["equal_rows"] == 1
+
+
+def test_phases_and_reading_add_up(outputs):
+    results = record(outputs, "switch_overhead")["results"]
+    fixed, switching = results["fixed"], results["switching"]
+    for each in (fixed, switching):
+        assert sum(each["share"].values()) == pytest.approx(1, abs=0.01)
+        assert each["passes"] * each["rows_per_pass"] == pytest.approx(16, rel=0.01)
+    # One speaker reads the 8 prompts, all but the last of 32 tokens, and no more.
+    assert fixed["candidates_read"] == 8 * 31 and fixed["switcher_read"] == 0
+    assert switching["candidates_read"] > fixed["candidates_read"]
+    assert switching["switcher_read"] > 8 * 32 and switching["decisions"] == 16
+
+
+def test_memory_counts_parameters_and_caches(outputs):
+    results = record(outputs, "memory")["results"]
+    # 3 candidates and a switcher: embedding, head and final norm; q and o, k and v,
+    # the MLP and two norms of one layer.
+    parameters = 2 * 512 * 32 + 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32
+    assert results["parameter_bytes"] == 4 * 4 * parameters
+    # Keys and values of 2 heads x 8 for each of 4 slots x 256 positions.
+    assert results["cache_bytes"] == 4 * 4 * (4 * 256) * (2 * 2 * 8)
+    assert results["peak_bytes"] > results["before_models_bytes"]
+
+
+@pytest.fixture
+def benchmark_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def test_made_up_text_is_read_as_the_ids_that_wrote_it(benchmark_modules):
+    """Else a loop that re-reads its text would have more or less to read."""
+    import pools
+
+    tokenizer = pools.synthetic_tokenizer(512)
+    ids = [5 * i % 400 + 97 for i in range(300)]
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    assert [len(tokenizer.encode(digit)) for digit in "012"] == [1, 1, 1]
+
+
+def test_speakers_of_the_schedule_are_equally_likely(benchmark_modules):
+    import pools
+
+    chosen = [pools.scheduled_speaker(f"query {i}", i % 16, 3) for i in range(3000)]
+    assert all(abs(chosen.count(s) - 1000) < 100 for s in range(3))
+
+
+def test_contenders_alternate(benchmark_modules):
+    import harness
+
+    order = []
+    contenders = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = harness.interleave(contenders, 2)
+    assert order == ["a", "b", "b", "a"]
+    assert {name: len(s) for name, s in seconds.items()} == {"a": 2, "b": 2}
