@@ -17,7 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer
 from jax_switchgen.checkpoints.hf_config import read_config
@@ -53,7 +59,7 @@ SHAPES = {
         num_attention_heads=9,
         num_key_value_heads=3,
         max_position_embeddings=8192,
-        rope_theta=1e5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
         tie_word_embeddings=True,
     ),
     "500m": Qwen2Config(  # Qwen2.5-0.5B
@@ -64,7 +70,7 @@ SHAPES = {
         num_attention_heads=14,
         num_key_value_heads=2,
         max_position_embeddings=32768,
-        rope_theta=1e6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
     ),
     "8b": LlamaConfig(  # Llama-3.1-8B, without its rope scaling
@@ -75,7 +81,7 @@ SHAPES = {
         num_attention_heads=32,
         num_key_value_heads=8,
         max_position_embeddings=8192,
-        rope_theta=5e5,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     ),
 }
 
@@ -163,7 +169,7 @@ def build_pool(
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         SHAPES[shape].save_pretrained(folder)
         config = read_config(folder)
-        tokenizer = synthetic_tokenizer(config.vocab_size)
+        tokenizer: PreTrainedTokenizerBase = synthetic_tokenizer(config.vocab_size)
         made = [
             init_transformer(config, jax.random.key(i), jnp.dtype(dtype))
             for i in range(count)

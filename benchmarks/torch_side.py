@@ -13,17 +13,18 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from harness import progress
 from pools import Pool, transformers_config
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from jax_switchgen.checkpoints.hf import tensor_names
 from jax_switchgen.models.transformer import Transformer
 
 
-def torch_twin(model: Transformer, pool: Pool) -> PreTrainedModel:
+def torch_twin(model: Transformer, pool: Pool) -> Any:
     """A transformers model whose parameters are the very buffers of `model`."""
     config = transformers_config(pool)
     with torch.device("meta"):
@@ -45,7 +46,7 @@ def torch_twin(model: Transformer, pool: Pool) -> PreTrainedModel:
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     new: int,
