@@ -239,10 +239,9 @@ class CachedModel:
         )
 
     def _window(self, lengths: Sequence[int]) -> int:
-        """The least of a quarter, a half, all of the cache that covers the lengths."""
-        longest = max(lengths)
-        S = self.cache.length
-        return next(w for w in (S // 4, S // 2, S) if w >= longest)
+        """The least of one to four quarters of the cache that covers the lengths."""
+        quarter = self.cache.length // 4
+        return max(1, -(-max(lengths) // quarter)) * quarter
 
     def _make_room(self, tokens: int) -> None:
         """Grows the cache when a context outgrows the estimate it was opened with."""

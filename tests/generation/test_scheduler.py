@@ -62,7 +62,7 @@ def test_batch_buckets_cover_every_size(batch_size):
 def test_cache_lengths_waste_less_than_half(tokens):
     length = cache_length_for(tokens)
     assert length >= tokens
-    assert length % 4 == 0  # windows are a quarter, a half, all of it
+    assert length % 4 == 0  # windows are whole quarters of it
     assert length <= max(256, tokens * 3 / 2)
 
 
