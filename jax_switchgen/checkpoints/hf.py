@@ -304,8 +304,11 @@ def _place(
         return parts[key]
 
     if sharding is None:
-        return jnp.asarray(part((slice(None),) * len(spec.shape)))
-    return jax.make_array_from_callback(spec.shape, sharding, part, dtype=dtype)
+        placed = jnp.asarray(part((slice(None),) * len(spec.shape)))
+    else:
+        placed = jax.make_array_from_callback(spec.shape, sharding, part, dtype=dtype)
+    # Copies to the device are asynchronous, and hold their host arrays meanwhile.
+    return placed.block_until_ready()
 
 
 def _write_config(source: Path, folder: Path, dtype: jnp.dtype, rows: int) -> None:

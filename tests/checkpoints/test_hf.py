@@ -182,7 +182,7 @@ def test_loading_needs_one_tensor_above_the_model(large):
     sizes = [array.nbytes for array in model.arrays().values()]
     assert sum(sizes) > 30 * max(sizes)
     # At the least a stored tensor; had it traced nothing, this would show nothing.
-    assert max(sizes) / 2 < peak - kept < 4 * max(sizes)
+    assert max(sizes) / 2 < peak - kept < 6 * max(sizes)
 
 
 def test_on_a_mesh_each_share_is_read_once(large, monkeypatch):
