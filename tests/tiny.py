@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -101,7 +100,3 @@ def greedy(
             break
         new.append(token)
     return new
-
-
-def bfloat16_close(a: jax.Array, b: jax.Array) -> bool:
-    return bool(jnp.allclose(a, b, rtol=2e-2, atol=2e-2))
