@@ -28,17 +28,13 @@ from jax_switchgen.models.transformer import (
     logits,
 )
 
-# Tokens of a row that one forward of prefill reads. On 2 CPU cores 8 rows x 32 tokens
-# reach the matmul rate of larger ones; what a row leaves of its last piece is wasted.
-PIECE = 32
-
 
 @struct.dataclass
 class Chunk:
     """Up to T tokens to be read by each row, at the end of what its slot holds.
 
-    T is a multiple of PIECE. Rows of one chunk should have about equally many tokens:
-    all rows are computed for as many pieces as the longest has.
+    T is a multiple of the `piece` that one forward reads. Rows of one chunk should have
+    about equally many tokens: all are computed for as many pieces as the longest has.
 
     Attributes:
       slots_B: int32; a number past the last slot marks a padding row.
@@ -110,13 +106,18 @@ class _ChunkState:
     """What reading one piece of a chunk hands to the next: x_BD of each row's last
     token, once it was read, and the buffers."""
 
-    piece: jax.Array
+    index: jax.Array
     last_BD: jax.Array
     recent: list[KeysValues]
 
 
 def _read_chunk(
-    model: Transformer, lora: Lora | None, cache: Cache, chunk: Chunk, window: int
+    model: Transformer,
+    lora: Lora | None,
+    cache: Cache,
+    chunk: Chunk,
+    window: int,
+    piece: int,
 ) -> tuple[jax.Array, list[KeysValues]]:
     """last_BD, the hidden state of each row's last token, and the chunk's buffers.
 
@@ -130,13 +131,13 @@ def _read_chunk(
     ropes = rope_tables(config, chunk.start_B, T)
 
     def going_on(state: _ChunkState) -> jax.Array:
-        return state.piece * PIECE < jnp.max(chunk.count_B)
+        return state.index * piece < jnp.max(chunk.count_B)
 
     def step(state: _ChunkState) -> _ChunkState:
-        offset = state.piece * PIECE
+        offset = state.index * piece
         x_BPD, recent = hidden(
             model,
-            jax.lax.dynamic_slice_in_dim(chunk.tokens_BT, offset, PIECE, axis=1),
+            jax.lax.dynamic_slice_in_dim(chunk.tokens_BT, offset, piece, axis=1),
             ropes=ropes,
             past=past,
             past_length_B=chunk.start_B,
@@ -145,17 +146,17 @@ def _read_chunk(
             lora=lora,
         )
         last_B = chunk.count_B - 1 - offset
-        here_B = (last_B >= 0) & (last_B < PIECE)
-        index_B11 = jnp.clip(last_B, 0, PIECE - 1)[:, None, None]
+        here_B = (last_B >= 0) & (last_B < piece)
+        index_B11 = jnp.clip(last_B, 0, piece - 1)[:, None, None]
         x_BD = jnp.take_along_axis(x_BPD, index_B11, 1)[:, 0]
         last_BD = jnp.where(here_B[:, None], x_BD, state.last_BD)
-        return _ChunkState(state.piece + 1, last_BD, recent)
+        return _ChunkState(state.index + 1, last_BD, recent)
 
     state = jax.lax.while_loop(
         going_on,
         step,
         _ChunkState(
-            piece=jnp.int32(0),
+            index=jnp.int32(0),
             last_BD=jnp.zeros((B, config.embed_dim), model.dtype),
             recent=empty_recent(config, B, T, model.dtype),
         ),
@@ -163,7 +164,9 @@ def _read_chunk(
     return state.last_BD, state.recent
 
 
-@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
+@functools.partial(
+    jax.jit, static_argnames=("window", "piece"), donate_argnames="cache"
+)
 def prefill(
     model: Transformer,
     lora: Lora | None,
@@ -171,13 +174,19 @@ def prefill(
     chunk: Chunk,
     *,
     window: int,
+    piece: int,
 ) -> Cache:
-    """Reads one chunk into the cache; `window` is at least every `start_B`."""
-    _, recent = _read_chunk(model, lora, cache, chunk, window)
+    """Reads one chunk into the cache, `piece` tokens of each row at a time.
+
+    `window` cache positions are read, at least every `start_B`.
+    """
+    _, recent = _read_chunk(model, lora, cache, chunk, window, piece)
     return cache.write(recent, chunk.slots_B, chunk.start_B, chunk.count_B)
 
 
-@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
+@functools.partial(
+    jax.jit, static_argnames=("window", "piece"), donate_argnames="cache"
+)
 def choice_probs(
     model: Transformer,
     lora: Lora | None,
@@ -186,6 +195,7 @@ def choice_probs(
     label_ids_C: jax.Array,
     *,
     window: int,
+    piece: int,
 ) -> tuple[Cache, jax.Array]:
     """Reads the last chunk of each row's question; the probabilities of the answers.
 
@@ -193,7 +203,7 @@ def choice_probs(
       The cache with the chunk in it (the caller keeps of it what is history), and
       float32 probs_BC: softmax of the next token's logits over the labels alone.
     """
-    last_BD, recent = _read_chunk(model, lora, cache, chunk, window)
+    last_BD, recent = _read_chunk(model, lora, cache, chunk, window, piece)
     logits_BC = label_logits(model, last_BD[:, None], label_ids_C)[:, 0]
     cache = cache.write(recent, chunk.slots_B, chunk.start_B, chunk.count_B)
     return cache, jax.nn.softmax(logits_BC, -1)

@@ -26,21 +26,45 @@ class Buckets:
 
     Attributes:
       batch: rows of a pass, ascending; the last is the largest pass.
-      chunk: most tokens of a row that one prefill call reads, a multiple of
-        `programs.PIECE`. A long prompt takes several calls, and compiles nothing new.
+      piece: tokens of a row that one forward of prefill reads.
     """
 
     batch: tuple[int, ...]
-    chunk: int = 128
+    piece: int = 32
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens of a row that one prefill call reads, in whole pieces. A long
+        prompt takes several calls, and compiles nothing new."""
+        return 128 // self.piece * self.piece
+
+    def whole_pieces(self, tokens: int) -> int:
+        """`tokens` rounded up."""
+        return -(-tokens // self.piece) * self.piece
 
     def rows(self, count: int) -> int:
+        """The smallest batch of at least `count` rows."""
         return next(size for size in self.batch if size >= count)
+
+    def rows_to_read(self, count: int) -> int:
+        """How many of `count` rows to read in the next call. Padding rows cost as much
+        as real ones in reading, so batches are 3/4 full: of 5 rows 4, and then 1."""
+        size = self.rows(min(count, self.batch[-1]))
+        if 4 * count >= 3 * size:
+            return min(count, size)
+        return self.batch[self.batch.index(size) - 1]
 
 
 def batch_buckets(batch_size: int) -> tuple[int, ...]:
     """Powers of two up to `batch_size`, and itself: 6 -> (1, 2, 4, 6)."""
     powers = [2**i for i in range(batch_size.bit_length()) if 2**i < batch_size]
     return (*powers, batch_size)
+
+
+def piece_for(tokens: int) -> int:
+    """The multiple of 8 from 24 to 64 with least padding for reads of that length:
+    32 -> 32, 50 -> 56, 69 -> 24. What a row leaves of its last piece is wasted."""
+    return min(range(64, 16, -8), key=lambda piece: -(-tokens // piece) * piece)
 
 
 def cache_length_for(tokens: int) -> int:
@@ -114,8 +138,10 @@ class CachedModel:
         while todo := {slot: ids for slot, ids in todo.items() if ids}:
             # Rows of like need together, and for as long as all of them have need.
             slots = sorted(todo, key=lambda slot: -len(todo[slot]))
-            slots = slots[: self._buckets.batch[-1]]
-            count = min(self._buckets.chunk, _pieces(len(todo[slots[-1]])))
+            slots = slots[: self._buckets.rows_to_read(len(slots))]
+            count = min(
+                self._buckets.chunk, self._buckets.whole_pieces(len(todo[slots[-1]]))
+            )
             self._prefill({slot: todo[slot][:count] for slot in slots})
             todo |= {slot: todo[slot][count:] for slot in slots}
 
@@ -193,19 +219,26 @@ class CachedModel:
             del self.held[slot][common:]
             if len(context) - common > self._buckets.chunk:
                 # All but a last piece is ordinary catch-up.
-                behind[slot] = context[: len(context) - programs.PIECE + 1]
+                behind[slot] = context[: len(context) - self._buckets.piece + 1]
         self.catch_up(behind)
         self._make_room(max(len(c) for c in contexts.values()))
         # Rows of like need share a call.
         slots = sorted(contexts, key=lambda s: len(self.held[s]) - len(contexts[s]))
         probs: dict[int, np.ndarray] = {}
-        size = self._buckets.batch[-1]
-        for batch in (slots[at : at + size] for at in range(0, len(slots), size)):
+        while slots:
+            count = self._buckets.rows_to_read(len(slots))
+            batch, slots = slots[:count], slots[count:]
             chunk, window = self._chunk(
                 {slot: contexts[slot][len(self.held[slot]) :] for slot in batch}
             )
             self._cache, probs_BC = programs.choice_probs(
-                self.model, self.lora, self.cache, chunk, label_ids, window=window
+                self.model,
+                self.lora,
+                self.cache,
+                chunk,
+                label_ids,
+                window=window,
+                piece=self._buckets.piece,
             )
             for row, slot in enumerate(batch):
                 self.held[slot] = list(contexts[slot][: keep[slot]])
@@ -215,7 +248,12 @@ class CachedModel:
     def _prefill(self, ids: Mapping[int, Sequence[int]]) -> None:
         chunk, window = self._chunk(ids)
         self._cache = programs.prefill(
-            self.model, self.lora, self.cache, chunk, window=window
+            self.model,
+            self.lora,
+            self.cache,
+            chunk,
+            window=window,
+            piece=self._buckets.piece,
         )
         for slot, new in ids.items():
             self.held[slot].extend(new)
@@ -249,11 +287,6 @@ class CachedModel:
         if extra > 0:
             pads = ((0, 0), (0, 0), (0, extra), (0, 0))
             self._cache = jax.tree.map(lambda x: jnp.pad(x, pads), self.cache)
-
-
-def _pieces(tokens: int) -> int:
-    """`tokens` rounded up to whole pieces."""
-    return -(-tokens // programs.PIECE) * programs.PIECE
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.matmul import times_transposed
 
 KeysValues = tuple[jax.Array, jax.Array]  # k_BKSH, v_BKSH of one layer
 
@@ -23,24 +24,23 @@ def attention(
     """
     B, N, T, H = q_BNTH.shape
     K = c.num_kv_heads
-    q_BKGTH = q_BNTH.reshape(B, K, N // K, T, H)
+    G = N // K
+    q_BKMH = q_BNTH.reshape(B, K, G * T, H)  # M: the queries of one kv head
     scores = []
     for (k_BKSH, _), mask_BTS in zip(parts, masks, strict=True):
-        s_BKGTS = c.query_scale * jnp.einsum(
-            "BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
-        )
-        s_BKGTS = softcap(s_BKGTS, c.attn_softcap)
+        s_BKMS = c.query_scale * times_transposed(q_BKMH, k_BKSH, jnp.float32)
+        s_BKGTS = softcap(s_BKMS, c.attn_softcap).reshape(B, K, G, T, -1)
         scores.append(jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf))
     weights_BKGTS = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
     weights_BKGTS = weights_BKGTS.astype(q_BNTH.dtype)
-    x_BKGTH = jnp.zeros_like(q_BKGTH)
+    weights_BKMS = weights_BKGTS.reshape(B, K, G * T, -1)
+    x_BKMH = jnp.zeros_like(q_BKMH)
     at = 0
     for _, v_BKSH in parts:
         S = v_BKSH.shape[2]
-        w_BKGTS = weights_BKGTS[..., at : at + S]
-        x_BKGTH += jnp.einsum("BKGTS,BKSH->BKGTH", w_BKGTS, v_BKSH)
+        x_BKMH += weights_BKMS[..., at : at + S] @ v_BKSH
         at += S
-    return x_BKGTH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
+    return x_BKMH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
 
 
 def attention_masks(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jax_switchgen.models.matmul import linear
+
 
 @struct.dataclass
 class LoraPair:
@@ -23,9 +25,8 @@ class LoraPair:
     scale: float = struct.field(pytree_node=False)
 
     def delta(self, x_BTI: jax.Array) -> jax.Array:
-        h_BTR = jnp.einsum("BTI,RI->BTR", x_BTI, self.a_RI.astype(x_BTI.dtype))
-        y_BTO = jnp.einsum("BTR,OR->BTO", h_BTR, self.b_OR.astype(x_BTI.dtype))
-        return self.scale * y_BTO
+        h_BTR = linear(self.a_RI.astype(x_BTI.dtype), x_BTI)
+        return self.scale * linear(self.b_OR.astype(x_BTI.dtype), h_BTR)
 
     def merged(self, w_OI: jax.Array) -> jax.Array:
         """w_OI + scale * B A, computed in float32, in w_OI's dtype."""

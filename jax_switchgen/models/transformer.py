@@ -34,6 +34,7 @@ from jax_switchgen.models.attention import (
 )
 from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm
 from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.models.matmul import linear
 from jax_switchgen.models.rope import Ropes, Rotation, rope_tables
 
 
@@ -279,11 +280,6 @@ def empty_recent(
         (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
         for _ in range(config.num_layers)
     ]
-
-
-def linear(w_OI: jax.Array, x_BTI: jax.Array) -> jax.Array:
-    """x_BTO = x W^T."""
-    return jnp.einsum("BTI,OI->BTO", x_BTI, w_OI)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_switchgen.generation.cached_model import Buckets, CachedModel
+from jax_switchgen.generation.cached_model import Buckets, CachedModel, piece_for
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.text import Vocabulary
@@ -143,7 +143,10 @@ class Switcher(Policy):
         buckets: Buckets,
     ) -> None:
         length = max(self._length(query, options) for query in queries)
-        self.reader.open(num_slots, length, buckets)
+        # A probe reads what was written since the last one, and the question.
+        signed = switcher_ids(self.vocabulary, "", [(0, "")], self.num_candidates)
+        piece = piece_for(options.segment_length + len(signed))
+        self.reader.open(num_slots, length, dataclasses.replace(buckets, piece=piece))
 
     def admit(self, slot: int) -> None:
         self.reader.forget(slot)
