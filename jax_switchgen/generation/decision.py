@@ -61,6 +61,10 @@ class Policy:
     def check(self, query: str, options: GenerationOptions) -> None:
         """Raises ValueError if the policy cannot decide for this query."""
 
+    def slot_bytes(self, queries: Sequence[str], options: GenerationOptions) -> int:
+        """Bytes of cache that the policy will allocate for each slot."""
+        return 0
+
     def open(
         self,
         num_slots: int,

@@ -126,7 +126,7 @@ class Engine:
                     "lower generation.max_new_tokens"
                 )
             needed = max(needed, prompt + budget)
-        bytes_needed = self._slot_bytes(needed)
+        bytes_needed = self._slot_bytes([request], needed)
         if bytes_needed > self.options.cache_gib * 2**30:
             raise ValueError(
                 f"prompt + budget of {needed} tokens need {bytes_needed / 2**30:.1f} "
@@ -171,18 +171,22 @@ class Engine:
         """Allocates all caches for these requests."""
         length = max(self.check(request) for request in requests)
         memory = int(self.options.cache_gib * 2**30)
-        slots = min(self.options.in_flight, memory // self._slot_bytes(length))
+        slot = self._slot_bytes(requests, length)
+        slots = max(1, min(self.options.in_flight, memory // slot))
         for speaker in self.speakers:
             speaker.open(slots, length, self._buckets)
         queries = [request.query for request in requests]
         self.policy.open(slots, queries, self.options, self._buckets)
         return Scheduler(slots, len(self.speakers), self.options.batch_size)
 
-    def _slot_bytes(self, length: int) -> int:
-        return sum(
+    def _slot_bytes(self, requests: Sequence[Request], length: int) -> int:
+        """Bytes of one slot of all caches, the policy's included."""
+        speakers = sum(
             slot_bytes(s.model.config, cache_length_for(length), s.model.dtype)
             for s in self.speakers
         )
+        queries = [request.query for request in requests]
+        return speakers + self.policy.slot_bytes(queries, self.options)
 
     def _admit(self, request: Request, slot: int) -> Draft:
         for speaker in self.speakers:

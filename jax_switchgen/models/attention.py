@@ -1,5 +1,6 @@
 """Grouped-query attention over a read-only past and a buffer of recent keys."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -19,8 +20,9 @@ def attention(
 ) -> jax.Array:
     """Grouped-query attention over keys that lie in several arrays, as x_BTO.
 
-    One softmax over all parts, without joining the parts: joining would copy the
-    cache in every layer and step.
+    One softmax over all parts, without joining the parts, which would copy the cache
+    in every layer and step; and normalised after the sum over values, which is
+    narrower than the weights (Dao et al. 2022, section 3.1, without the tiles).
     """
     B, N, T, H = q_BNTH.shape
     K = c.num_kv_heads
@@ -30,16 +32,20 @@ def attention(
     for (k_BKSH, _), mask_BTS in zip(parts, masks, strict=True):
         s_BKMS = c.query_scale * times_transposed(q_BKMH, k_BKSH, jnp.float32)
         s_BKGTS = softcap(s_BKMS, c.attn_softcap).reshape(B, K, G, T, -1)
-        scores.append(jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf))
-    weights_BKGTS = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
-    weights_BKGTS = weights_BKGTS.astype(q_BNTH.dtype)
-    weights_BKMS = weights_BKGTS.reshape(B, K, G * T, -1)
-    x_BKMH = jnp.zeros_like(q_BKMH)
-    at = 0
-    for _, v_BKSH in parts:
-        S = v_BKSH.shape[2]
-        x_BKMH += weights_BKMS[..., at : at + S] @ v_BKSH
-        at += S
+        s_BKGTS = jnp.where(mask_BTS[:, None, None], s_BKGTS, -jnp.inf)
+        scores.append(s_BKGTS.reshape(s_BKMS.shape))
+    # Every query sees itself, so that the maximum is finite.
+    peaks = [jnp.max(s_BKMS, -1, keepdims=True) for s_BKMS in scores]
+    peak_BKM1 = functools.reduce(jnp.maximum, peaks)
+    x_BKMH = jnp.zeros(q_BKMH.shape, jnp.float32)
+    total_BKM1 = jnp.zeros_like(peak_BKM1)
+    for (_, v_BKSH), s_BKMS in zip(parts, scores, strict=True):
+        w_BKMS = jnp.exp(s_BKMS - peak_BKM1)
+        total_BKM1 += jnp.sum(w_BKMS, -1, keepdims=True)
+        x_BKMH += jnp.matmul(
+            w_BKMS.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32
+        )
+    x_BKMH = (x_BKMH / total_BKM1).astype(q_BNTH.dtype)
     return x_BKMH.reshape(B, N, T, H).swapaxes(1, 2).reshape(B, T, N * H)
 
 

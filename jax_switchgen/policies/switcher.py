@@ -17,10 +17,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_switchgen.generation.cached_model import Buckets, CachedModel, piece_for
+from jax_switchgen.generation.cached_model import (
+    Buckets,
+    CachedModel,
+    cache_length_for,
+    piece_for,
+)
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.text import Vocabulary
+from jax_switchgen.models.cache import slot_bytes
 from jax_switchgen.models.lora import Lora
 from jax_switchgen.models.transformer import Transformer
 
@@ -135,6 +141,11 @@ class Switcher(Policy):
                 "generation.max_new_tokens"
             )
 
+    def slot_bytes(self, queries: Sequence[str], options: GenerationOptions) -> int:
+        model = self.reader.model
+        length = cache_length_for(self._longest(queries, options))
+        return slot_bytes(model.config, length, model.dtype)
+
     def open(
         self,
         num_slots: int,
@@ -142,7 +153,7 @@ class Switcher(Policy):
         options: GenerationOptions,
         buckets: Buckets,
     ) -> None:
-        length = max(self._length(query, options) for query in queries)
+        length = self._longest(queries, options)
         # A probe reads what was written since the last one, and the question.
         signed = switcher_ids(self.vocabulary, "", [(0, "")], self.num_candidates)
         piece = piece_for(options.segment_length + len(signed))
@@ -177,6 +188,9 @@ class Switcher(Policy):
             return probs_BC
         probs_BC = probs_BC ** (1 / self.options.temperature)
         return probs_BC / probs_BC.sum(-1, keepdims=True)
+
+    def _longest(self, queries: Sequence[str], options: GenerationOptions) -> int:
+        return max(self._length(query, options) for query in queries)
 
     def _length(self, query: str, options: GenerationOptions) -> int:
         """Tokens of the last question, if all segments are as long as they may be."""
