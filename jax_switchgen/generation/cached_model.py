@@ -19,6 +19,12 @@ from jax_switchgen.models.cache import Cache, empty_cache
 from jax_switchgen.models.lora import Lora
 from jax_switchgen.models.transformer import Transformer
 
+# Documents are read in larger pieces: matmuls of 24 rows run at half the rate of 128,
+# and each call copies what was read before.
+LONG_PIECE = 128
+LONG_CHUNK = 512
+LONG_READ = 256  # so that usual prompts need no further compiled program
+
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
@@ -139,10 +145,14 @@ class CachedModel:
             # Rows of like need together, and for as long as all of them have need.
             slots = sorted(todo, key=lambda slot: -len(todo[slot]))
             slots = slots[: self._buckets.rows_to_read(len(slots))]
-            count = min(
-                self._buckets.chunk, self._buckets.whole_pieces(len(todo[slots[-1]]))
-            )
-            self._prefill({slot: todo[slot][:count] for slot in slots})
+            least = len(todo[slots[-1]])
+            if least >= LONG_READ:
+                piece = LONG_PIECE
+                count = min(LONG_CHUNK, least // LONG_PIECE * LONG_PIECE)
+            else:
+                piece = self._buckets.piece
+                count = min(self._buckets.chunk, self._buckets.whole_pieces(least))
+            self._prefill({slot: todo[slot][:count] for slot in slots}, piece)
             todo |= {slot: todo[slot][count:] for slot in slots}
 
     def write(
@@ -229,7 +239,8 @@ class CachedModel:
             count = self._buckets.rows_to_read(len(slots))
             batch, slots = slots[:count], slots[count:]
             chunk, window = self._chunk(
-                {slot: contexts[slot][len(self.held[slot]) :] for slot in batch}
+                {slot: contexts[slot][len(self.held[slot]) :] for slot in batch},
+                self._buckets.chunk,
             )
             self._cache, probs_BC = programs.choice_probs(
                 self.model,
@@ -245,23 +256,26 @@ class CachedModel:
                 probs[slot] = np.asarray(probs_BC)[row]
         return np.stack([probs[slot] for slot in contexts])
 
-    def _prefill(self, ids: Mapping[int, Sequence[int]]) -> None:
-        chunk, window = self._chunk(ids)
+    def _prefill(self, ids: Mapping[int, Sequence[int]], piece: int) -> None:
+        size = LONG_CHUNK if piece == LONG_PIECE else self._buckets.chunk
+        chunk, window = self._chunk(ids, size)
         self._cache = programs.prefill(
             self.model,
             self.lora,
             self.cache,
             chunk,
             window=window,
-            piece=self._buckets.piece,
+            piece=piece,
         )
         for slot, new in ids.items():
             self.held[slot].extend(new)
             self.prefilled += len(new)
 
-    def _chunk(self, ids: Mapping[int, Sequence[int]]) -> tuple[programs.Chunk, int]:
+    def _chunk(
+        self, ids: Mapping[int, Sequence[int]], T: int
+    ) -> tuple[programs.Chunk, int]:
         """The padded arrays for reading `ids` into slots, and the window to read."""
-        B, T = self._buckets.rows(len(ids)), self._buckets.chunk
+        B = self._buckets.rows(len(ids))
         slots_B = np.arange(B, dtype=np.int32) + np.int32(self.cache.num_slots)
         tokens_BT = np.zeros((B, T), np.int32)
         start_B = np.zeros(B, np.int32)
