@@ -92,3 +92,29 @@ def pool(
         config.switcher.top_p = 0.9
         config.generation.segment_length = 25
     return config
+
+
+def evaluation(*, reference: str) -> ConfigDict:
+    """Which systems are compared on which tasks; see `launch/evaluate.py`.
+
+    Args:
+      reference: the system that all others are compared with.
+    """
+    _, _, aligned = reference.partition(":")
+    return ConfigDict(
+        dict(
+            tasks=(
+                *("arc_challenge", "truthfulqa", "mmlu_redux", "kaleidoscope"),
+                *("sciriff", "gsm8k", "popqa", "coconot"),
+            ),
+            own_tasks=(),
+            split="test",
+            num_records=50,
+            seeds=(0, 1, 2),
+            systems=(
+                *(reference, f"segments:{aligned}", "switcher", "random"),
+                *("round_robin", "vote", f"self_consistency:{aligned}"),
+            ),
+            reference=reference,
+        )
+    )

@@ -26,6 +26,9 @@ Value = typing.TypeVar("Value")
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 130
 
+# Sections that only some launchers read; one config serves all launchers.
+OTHER_SECTIONS = ("evaluation",)
+
 ROOT = Path(__file__).resolve().parent.parent
 SHOW_TRACEBACK = "JAX_SWITCHGEN_TRACEBACK"
 
@@ -86,7 +89,7 @@ def read_config(config: ConfigDict, **sections: Any) -> dict[str, Any]:
     Raises:
       ValueError: a key is misspelt or missing, or a value has another type.
     """
-    _check_keys(config.keys(), sections, "config")
+    _check_keys(config.keys(), {*sections, *OTHER_SECTIONS}, "config")
     missing = [name for name in sections if name not in config]
     if missing:
         raise ValueError(f"config.{missing[0]} is missing; see configs/demo.py")

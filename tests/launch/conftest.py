@@ -14,6 +14,8 @@ from tests import tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG_FILE = """
+from ml_collections import ConfigDict
+
 from configs import presets
 
 FOLDER = {folder!r}
@@ -34,6 +36,15 @@ def get_config(variant=""):
     config.generation.batch_size = 2
     config.generation.in_flight = 4
     config.generation.cache_gib = 0.5
+    config.evaluation = presets.evaluation(reference="single:aligned")
+    config.evaluation.tasks = ()
+    config.evaluation.own_tasks = (
+        ConfigDict(
+            dict(name="mine", path=f"{{FOLDER}}/mine.jsonl", scorer="choice", labels=())
+        ),
+    )
+    config.evaluation.num_records = 0
+    config.evaluation.seeds = (0, 1)
     return config
 """
 

@@ -1,0 +1,84 @@
+"""The `evaluation` section of a config."""
+
+import dataclasses
+from pathlib import Path
+
+from jax_switchgen.tasks.catalogue import find_task
+from jax_switchgen.tasks.datasets import SPLITS, load_jsonl, load_records
+from jax_switchgen.tasks.record import Record, Scorer, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnTask:
+    """A user's own records, in the fields that `tasks/parsing.py` names.
+
+    Attributes:
+      path: a JSONL file.
+      scorer: one of the values of `Scorer`.
+      labels: the closed set of answers of the scorer `label`.
+    """
+
+    name: str
+    path: str
+    scorer: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Which systems are compared on which records.
+
+    Attributes:
+      tasks: names of prepared tasks.
+      split: "dev" or "test".
+      num_records: of each task, drawn once for all systems and seeds; 0 takes all.
+      seeds: of generation; each is a further answer of each system to each record.
+      systems: as `systems.make_systems` names them.
+      reference: the system that all others are compared with.
+    """
+
+    tasks: tuple[str, ...]
+    systems: tuple[str, ...]
+    reference: str
+    own_tasks: tuple[OwnTask, ...] = ()
+    split: str = "test"
+    num_records: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"evaluation.split={self.split!r} is not dev or test")
+        if self.num_records < 0:
+            raise ValueError(f"evaluation.num_records={self.num_records} is below 0")
+        if self.reference not in self.systems:
+            raise ValueError(
+                f"evaluation.reference={self.reference!r} is none of the systems"
+            )
+        if not self.seeds or not (self.tasks or self.own_tasks):
+            raise ValueError("evaluation needs at least one seed and one task")
+        for name in self.tasks:
+            if find_task(name).scorer in (Scorer.REWARD, Scorer.DIVERSITY):
+                raise ValueError(
+                    f"evaluation.tasks: {name!r} is not scored answer by answer; "
+                    "leave it out"
+                )
+
+    def load(self) -> tuple[list[tuple[Task, list[Record]]], list[str]]:
+        """All tasks with their records, and a line for each record that can't be
+        read."""
+        found: list[tuple[Task, list[Record]]] = []
+        problems: list[str] = []
+        for name in self.tasks:
+            found.append((find_task(name), load_records(name, self.split)))
+        for own in self.own_tasks:
+            scorers = [scorer.value for scorer in Scorer]
+            if own.scorer not in scorers:
+                raise ValueError(
+                    f"own task {own.name!r}: scorer {own.scorer!r} is none of "
+                    f"{', '.join(scorers)}"
+                )
+            task = Task(own.name, Scorer(own.scorer), 0, 0, "the user's", own.labels)
+            records, unreadable = load_jsonl(Path(own.path), task)
+            found.append((task, records))
+            problems += unreadable
+        return found, problems

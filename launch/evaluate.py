@@ -1,0 +1,116 @@
+"""Compares ways of answering on tasks, and writes scores and a report.
+
+A first look, a few minutes on a laptop (prepare the tasks once, 14 MB):
+  python launch/prepare_tasks.py --tasks=arc_challenge,gsm8k
+  python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
+
+Systems, tasks, seeds and how many records of each task:
+  python launch/evaluate.py --config=configs/demo.py --output=results \\
+      --config.evaluation.num_records=100 --config.evaluation.seeds=0,1
+
+OUTPUT/report.html shows everything and opens from disk; OUTPUT/summary.json is its
+table; OUTPUT/cells has every answer with its trace and score. A run that was killed
+goes on where it stopped, and what is complete is not answered again.
+
+Systems: single:NAME, segments:NAME (a candidate alone, in segments), switcher, random,
+round_robin, vote (of all candidates), self_consistency:NAME (as many samples as there
+are models).
+"""
+
+import json
+import time
+import typing
+from pathlib import Path
+
+from absl import flags
+from command_line import EXIT_OK, as_json, define_config, read_config, required, run
+
+if typing.TYPE_CHECKING:
+    from jax_switchgen.generation.display import Notes
+
+SECONDS_BETWEEN_LINES = 2.0
+
+CONFIG = define_config()
+OUTPUT = flags.DEFINE_string("output", None, "The folder of results.")
+
+
+class Clock:
+    """Says which cell is at work, and when all will be done."""
+
+    def __init__(self, notes: "Notes", cells: int):
+        self.notes, self.cells, self.done = notes, cells, 0
+        self.started = self.next_line = time.perf_counter()
+
+    def show(self, name: str, answered: int, total: int) -> None:
+        now = time.perf_counter()
+        if now < self.next_line and answered < total:
+            return
+        self.next_line = now + SECONDS_BETWEEN_LINES
+        share = (self.done + answered / max(total, 1)) / self.cells
+        left = (now - self.started) * (1 / max(share, 1e-9) - 1) / 60
+        self.notes.progress(
+            f"cell {self.done + 1} of {self.cells}: {name}, {answered}/{total} records"
+            f" · {left:.0f} min left"
+        )
+
+
+def main() -> int:
+    config_dict, output = required(CONFIG), Path(required(OUTPUT))
+    # Imported late: these take seconds, and help and wrong flags need none of them.
+    from jax_switchgen.evaluation.options import EvaluationOptions
+    from jax_switchgen.generation.options import GenerationOptions
+    from jax_switchgen.policies import build
+
+    config = read_config(
+        config_dict,
+        candidates=tuple[build.CandidateOptions, ...],
+        switcher=build.SwitcherSource,
+        policy=build.PolicyOptions,
+        generation=GenerationOptions,
+        dtype=str,
+        evaluation=EvaluationOptions,
+    )
+    evaluation = config.pop("evaluation")
+    from jax_switchgen.evaluation import report, summary
+    from jax_switchgen.evaluation.run import run_cell, sample_records
+    from jax_switchgen.evaluation.systems import make_systems
+    from jax_switchgen.generation.display import Notes
+    from jax_switchgen.tasks.catalogue import WITHHELD
+
+    tasks, problems = evaluation.load()
+    # Scheduling changes no token, and the seed is the cell's own.
+    settings = as_json(config)
+    for name in ("batch_size", "in_flight", "cache_gib", "seed"):
+        del settings["generation"][name]
+    with Notes() as notes:
+        for problem in problems:
+            notes.line(problem)
+        engine = build.build_engine(**config, progress=notes.progress)
+        switcher = engine.policy if config["policy"].name == "switcher" else None
+        systems = make_systems(
+            evaluation.systems, engine.speakers, switcher, engine.options
+        )
+        results = []
+        clock = Clock(notes, len(systems) * len(tasks) * len(evaluation.seeds))
+        for system in systems:
+            for task, all_records in tasks:
+                records = sample_records(all_records, evaluation.num_records, seed=0)
+                for seed in evaluation.seeds:
+                    mine = {**settings, "system": system.name}
+                    results.append(
+                        run_cell(system, task, records, seed, output, mine, clock.show)
+                    )
+                    clock.done += 1
+        table = summary.summarize(results, evaluation.reference)
+        (output / "summary.json").write_text(json.dumps(table, indent=1))
+        traces = summary.traces(results, evaluation.reference, WITHHELD)
+        report.write_report(
+            output / "report.html", "Switch Generation", table, traces, []
+        )
+        summary.show_table(table, notes.console)
+        notes.line(f"{output / 'report.html'}: open it in a browser")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

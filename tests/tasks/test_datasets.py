@@ -1,0 +1,66 @@
+"""The real data has the promised sizes, and comes back from array_record unchanged."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jax_switchgen.tasks import datasets
+from jax_switchgen.tasks.catalogue import TASKS
+from jax_switchgen.tasks.parsing import LETTERS
+from jax_switchgen.tasks.record import Scorer
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_sizes_ids_and_golds(task, splits):
+    found = splits(task.name)
+    assert {s: len(r) for s, r in found.items()} == {"dev": task.dev, "test": task.test}
+    for records in found.values():
+        assert len({record.id for record in records}) == len(records)
+        for record in records:
+            if task.scorer is Scorer.CHOICE:
+                assert LETTERS.index(record.golds[0]) < len(record.choices)
+            if task.labels:
+                assert record.golds[0] in task.labels
+    asked = {record.prompt for record in found["test"]}
+    assert not any(record.prompt in asked for record in found["dev"])
+
+
+def test_permutation_balances_kaleidoscope(splits):
+    """Half of its golds are the first option as published."""
+    golds = [record.golds[0] for record in splits("kaleidoscope")["test"]]
+    assert all(0.30 < golds.count(letter) / len(golds) < 0.37 for letter in "ABC")
+
+
+def test_prepared_records_are_the_cleaned_ones(splits, archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_SWITCHGEN_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="prepare_tasks.py --tasks=sciriff"):
+        datasets.load_records("sciriff", "test")
+    for name in ("sciriff", "infinite_chat_diversity", "arc_challenge"):
+        datasets.prepare_task(name, archive)
+        for split in datasets.SPLITS:
+            assert datasets.load_records(name, split) == splits(name)[split]
+
+
+def test_wrong_archive_is_one_line(tmp_path):
+    path = tmp_path / "other.tar.gz"
+    with pytest.raises(ValueError, match="no such file"):
+        datasets.read_archive(path, ["bbh"])
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="SHA-256 is .*expected 7077b6d8"):
+        datasets.read_archive(path, ["bbh"])
+
+
+def test_launcher_lists_and_names_what_is_wrong():
+    def run(*flags):
+        command = [sys.executable, "launch/prepare_tasks.py", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    listed = run("--list").stdout.splitlines()
+    assert len(listed) == 23 and "1172 test  CC BY-SA 4.0" in listed[1]
+    wrong = run("--tasks=gsm9k")
+    assert wrong.returncode and "'gsm9k' is unknown" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
