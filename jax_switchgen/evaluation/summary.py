@@ -34,7 +34,7 @@ def summarize(results: Sequence[Result], reference: str) -> list[dict[str, Any]]
     ]
     for system in {row["system"] for row in table} - {reference}:
         rows = [r for r in table if r["system"] == system and r["p"] is not None]
-        corrected = holm(np.array([row["p"] for row in rows])) if rows else []
+        corrected = holm(np.array([row["p"] for row in rows], float))
         for row, p in zip(rows, corrected, strict=True):
             row["p_holm"] = float(p)
     return table

@@ -139,8 +139,9 @@ class Vote:
 def _elected(task: Task, record: Record, given: Sequence[Answer]) -> Answer:
     keys = [answer_key(task, record, answer.output) for answer in given]
     votes = collections.Counter(key for key in keys if key is not None)
-    best = max(votes.values(), default=0)
-    place = next((i for i, key in enumerate(keys) if votes[key] == best and best), 0)
+    # Keys are counted in the order of the samples, and `max` keeps the first of equals.
+    elected = max(votes, key=lambda key: votes[key], default=None)
+    place = keys.index(elected) if elected is not None else 0
     return dataclasses.replace(
         given[place],
         tokens=sum(answer.tokens for answer in given),
