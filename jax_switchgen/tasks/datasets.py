@@ -55,7 +55,7 @@ def fetch_archive() -> Path:
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
         # Without --no-deps pip would fetch gigabytes.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--no-binary=:all:", "--no-build-isolation", "--dest", folder]
+        command += ["--no-binary=modelco", "--dest", folder]
         done = subprocess.run(
             [*command, "--requirement", str(wanted)], capture_output=True, text=True
         )
