@@ -99,6 +99,23 @@ def read_config(config: ConfigDict, **sections: Any) -> dict[str, Any]:
     }
 
 
+def read_pool(config: ConfigDict, **further: Any) -> dict[str, Any]:
+    """The sections that `build_engine` takes, by its names, and `further` ones."""
+    # Imported late: these take seconds, and help and wrong flags need none of them.
+    from jax_switchgen.generation.options import GenerationOptions
+    from jax_switchgen.policies import build
+
+    return read_config(
+        config,
+        candidates=tuple[build.CandidateOptions, ...],
+        switcher=build.SwitcherSource,
+        policy=build.PolicyOptions,
+        generation=GenerationOptions,
+        dtype=str,
+        **further,
+    )
+
+
 def as_json(sections: dict[str, Any]) -> dict[str, Any]:
     """The resolved config as plain values, for a JSON file."""
 

@@ -17,13 +17,14 @@ round_robin, vote (of all candidates), self_consistency:NAME (as many samples as
 are models).
 """
 
+import itertools
 import json
 import time
 import typing
 from pathlib import Path
 
 from absl import flags
-from command_line import EXIT_OK, as_json, define_config, read_config, required, run
+from command_line import EXIT_OK, as_json, define_config, read_pool, required, run
 
 if typing.TYPE_CHECKING:
     from jax_switchgen.generation.display import Notes
@@ -55,61 +56,60 @@ class Clock:
 
 
 def main() -> int:
-    config_dict, output = required(CONFIG), Path(required(OUTPUT))
+    output = Path(required(OUTPUT))
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.evaluation.options import EvaluationOptions
-    from jax_switchgen.generation.options import GenerationOptions
-    from jax_switchgen.policies import build
+    from jax_switchgen.generation.display import Notes
 
-    config = read_config(
-        config_dict,
-        candidates=tuple[build.CandidateOptions, ...],
-        switcher=build.SwitcherSource,
-        policy=build.PolicyOptions,
-        generation=GenerationOptions,
-        dtype=str,
-        evaluation=EvaluationOptions,
-    )
+    config = read_pool(required(CONFIG), evaluation=EvaluationOptions)
     evaluation = config.pop("evaluation")
-    from jax_switchgen.evaluation import report, summary
+    tasks, problems = evaluation.load()
+    with Notes() as notes:
+        for problem in problems:
+            notes.line(problem)
+        results = run_cells(config, evaluation, tasks, output, notes)
+        show(results, evaluation.reference, output, notes)
+    return EXIT_OK
+
+
+def run_cells(config, evaluation, tasks, output: Path, notes: "Notes") -> list:
+    """Every system on every task with every seed."""
     from jax_switchgen.evaluation.run import run_cell, sample_records
     from jax_switchgen.evaluation.systems import make_systems
-    from jax_switchgen.generation.display import Notes
-    from jax_switchgen.tasks.catalogue import WITHHELD
+    from jax_switchgen.policies.build import build_engine
 
-    tasks, problems = evaluation.load()
     # Scheduling changes no token, and the seed is the cell's own.
     settings = as_json(config)
     for name in ("batch_size", "in_flight", "cache_gib", "seed"):
         del settings["generation"][name]
-    with Notes() as notes:
-        for problem in problems:
-            notes.line(problem)
-        engine = build.build_engine(**config, progress=notes.progress)
-        switcher = engine.policy if config["policy"].name == "switcher" else None
-        systems = make_systems(
-            evaluation.systems, engine.speakers, switcher, engine.options
-        )
-        results = []
-        clock = Clock(notes, len(systems) * len(tasks) * len(evaluation.seeds))
-        for system in systems:
-            for task, all_records in tasks:
-                records = sample_records(all_records, evaluation.num_records, seed=0)
-                for seed in evaluation.seeds:
-                    mine = {**settings, "system": system.name}
-                    results.append(
-                        run_cell(system, task, records, seed, output, mine, clock.show)
-                    )
-                    clock.done += 1
-        table = summary.summarize(results, evaluation.reference)
-        (output / "summary.json").write_text(json.dumps(table, indent=1))
-        traces = summary.traces(results, evaluation.reference, WITHHELD)
-        report.write_report(
-            output / "report.html", "Switch Generation", table, traces, []
-        )
-        summary.show_table(table, notes.console)
-        notes.line(f"{output / 'report.html'}: open it in a browser")
-    return EXIT_OK
+    engine = build_engine(**config, progress=notes.progress)
+    switcher = engine.policy if config["policy"].name == "switcher" else None
+    systems = make_systems(
+        evaluation.systems, engine.speakers, switcher, engine.options
+    )
+    clock = Clock(notes, len(systems) * len(tasks) * len(evaluation.seeds))
+    results = []
+    for system, (task, records), seed in itertools.product(
+        systems, tasks, evaluation.seeds
+    ):
+        chosen = sample_records(records, evaluation.num_records, seed=0)
+        mine = {**settings, "system": system.name}
+        results.append(run_cell(system, task, chosen, seed, output, mine, clock.show))
+        clock.done += 1
+    return results
+
+
+def show(results: list, reference: str, output: Path, notes: "Notes") -> None:
+    """The table in the terminal and as JSON, and the report."""
+    from jax_switchgen.evaluation import report, summary
+    from jax_switchgen.tasks.catalogue import WITHHELD
+
+    table = summary.summarize(results, reference)
+    (output / "summary.json").write_text(json.dumps(table, indent=1))
+    traces = summary.traces(results, reference, WITHHELD)
+    report.write_report(output / "report.html", "Switch Generation", table, traces, [])
+    summary.show_table(table, notes.console)
+    notes.line(f"{output / 'report.html'}: open it in a browser")
 
 
 if __name__ == "__main__":

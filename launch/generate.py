@@ -32,7 +32,7 @@ from command_line import (
     EXIT_SOME_FAILED,
     as_json,
     define_config,
-    read_config,
+    read_pool,
     required,
     run,
 )
@@ -48,19 +48,7 @@ def main() -> int:
     if any(files) if PROMPT.value is not None else not all(files):
         raise ValueError("give either --prompt, or both --input and --output")
     started = time.perf_counter()
-    config_dict = required(CONFIG)
-    # Imported late: these take seconds, and help and wrong flags need none of them.
-    from jax_switchgen.generation.options import GenerationOptions
-    from jax_switchgen.policies import build
-
-    config = read_config(
-        config_dict,
-        candidates=tuple[build.CandidateOptions, ...],
-        switcher=build.SwitcherSource,
-        policy=build.PolicyOptions,
-        generation=GenerationOptions,
-        dtype=str,
-    )
+    config = read_pool(required(CONFIG))
     if PROMPT.value is not None:
         return answer_prompt(config, PROMPT.value, started)
     return answer_file(config, Path(required(INPUT)), Path(required(OUTPUT)), started)

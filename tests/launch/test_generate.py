@@ -235,17 +235,7 @@ def load(pool: Path):
 
 
 def read(config) -> dict:
-    from jax_switchgen.generation.options import GenerationOptions
-    from jax_switchgen.policies import build as builder
-
-    return command_line.read_config(
-        config,
-        candidates=tuple[builder.CandidateOptions, ...],
-        switcher=builder.SwitcherSource,
-        policy=builder.PolicyOptions,
-        generation=GenerationOptions,
-        dtype=str,
-    )
+    return command_line.read_pool(config)
 
 
 def build(config) -> None:

@@ -6,6 +6,7 @@ import pytest
 from jax_switchgen.generation.cached_model import Buckets
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.policies.simple import ForcedEnds
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions, switcher_ids
 from tests import tiny
 
@@ -85,6 +86,16 @@ def test_an_adapter_changes_the_answer_and_shares_the_weights():
     expected_C /= expected_C.sum()
     np.testing.assert_allclose(adapted.probs([turn])[0], expected_C, atol=1e-5)
     assert np.abs(plain.probs([turn])[0] - expected_C).max() > 1e-3
+
+
+def test_its_cache_counts_in_the_memory_of_a_slot():
+    """Also where its ends are forced; as many bytes as `open` then allocates."""
+    switcher = opened(SwitcherOptions())
+    allocated = switcher.reader.cache.nbytes / 4
+    options = tiny.generation()
+    assert switcher.slot_bytes(["query"], options) == allocated
+    forced = ForcedEnds(switcher, first=0, last=None)
+    assert forced.slot_bytes(["query"], options) == allocated
 
 
 def test_a_query_beyond_the_switchers_positions_is_refused():
