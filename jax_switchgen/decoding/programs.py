@@ -1,7 +1,8 @@
-"""The jitted programs: prefill, segment decode, and the switcher's probe.
+"""The jitted programs: prefill, segment decode, the switcher's probe, and likelihood.
 
-Everything that runs on the device in generation is one of these three. Shapes come
-from short lists (`Buckets` in generation), so the programs compiled are few; models,
+Everything that runs on the device in generation is one of the first three; the last
+one scores given text in evaluations. Shapes come from short lists (`Buckets` in
+generation), so the programs compiled are few; models,
 adapters, caches and sampling numbers are arguments, so that all candidates of one
 architecture and all requests share them. Catch-up is prefill that starts later.
 
@@ -33,8 +34,7 @@ from jax_switchgen.models.transformer import (
 class Chunk:
     """Up to T tokens to be read by each row, at the end of what its slot holds.
 
-    T is a multiple of the `piece` that one forward reads. Rows of one chunk should have
-    about equally many tokens: all are computed for as many pieces as the longest has.
+    All rows are computed over T tokens, padding included.
 
     Attributes:
       slots_B: int32; a number past the last slot marks a padding row.
@@ -101,72 +101,49 @@ class _SegmentState:
         return ~self.stopped_B & (self.step < limit_B)
 
 
-@struct.dataclass
-class _ChunkState:
-    """What reading one piece of a chunk hands to the next: x_BD of each row's last
-    token, once it was read, and the buffers."""
-
-    index: jax.Array
-    last_BD: jax.Array
-    recent: list[KeysValues]
-
-
 def _read_chunk(
     model: Transformer,
     lora: Lora | None,
     cache: Cache,
     chunk: Chunk,
     window: int,
-    piece: int,
 ) -> tuple[jax.Array, list[KeysValues]]:
-    """last_BD, the hidden state of each row's last token, and the chunk's buffers.
+    """Runs a chunk through the blocks: x_BTD and the new keys and values.
 
-    Only as many pieces are run as the longest row has. The loop is also what keeps
-    the cache in place: without one, XLA on CPU finds no order between reading a layer
-    and writing it, and copies the whole cache.
+    The loop's body runs once. It is there to keep the cache in place: without a loop,
+    XLA on CPU finds no order between reading a layer and writing it, and copies the
+    whole cache. A chunk of several pieces in one such loop was tried: the longer
+    buffer costs attention more (39 % at 8 rows of 32 tokens) than calls do.
     """
     B, T = chunk.tokens_BT.shape
-    config = model.config
     past = cache.read(chunk.slots_B, window)
-    ropes = rope_tables(config, chunk.start_B, T)
+    ropes = rope_tables(model.config, chunk.start_B, T)
+    State = tuple[jax.Array, jax.Array, list[KeysValues]]
 
-    def going_on(state: _ChunkState) -> jax.Array:
-        return state.index * piece < jnp.max(chunk.count_B)
+    def unread(state: State) -> jax.Array:
+        # Not a constant, or the compiler would take the loop away.
+        return state[0] < jnp.minimum(jnp.max(chunk.count_B), 1)
 
-    def step(state: _ChunkState) -> _ChunkState:
-        offset = state.index * piece
-        x_BPD, recent = hidden(
+    def read(state: State) -> State:
+        x_BTD, recent = hidden(
             model,
-            jax.lax.dynamic_slice_in_dim(chunk.tokens_BT, offset, piece, axis=1),
+            chunk.tokens_BT,
             ropes=ropes,
             past=past,
             past_length_B=chunk.start_B,
-            recent=state.recent,
-            offset=offset,
+            recent=state[2],
+            offset=0,
             lora=lora,
         )
-        last_B = chunk.count_B - 1 - offset
-        here_B = (last_B >= 0) & (last_B < piece)
-        index_B11 = jnp.clip(last_B, 0, piece - 1)[:, None, None]
-        x_BD = jnp.take_along_axis(x_BPD, index_B11, 1)[:, 0]
-        last_BD = jnp.where(here_B[:, None], x_BD, state.last_BD)
-        return _ChunkState(state.index + 1, last_BD, recent)
+        return state[0] + 1, x_BTD, recent
 
-    state = jax.lax.while_loop(
-        going_on,
-        step,
-        _ChunkState(
-            index=jnp.int32(0),
-            last_BD=jnp.zeros((B, config.embed_dim), model.dtype),
-            recent=empty_recent(config, B, T, model.dtype),
-        ),
-    )
-    return state.last_BD, state.recent
+    x_BTD = jnp.zeros((B, T, model.config.embed_dim), model.dtype)
+    empty = empty_recent(model.config, B, T, model.dtype)
+    _, x_BTD, recent = jax.lax.while_loop(unread, read, (jnp.int32(0), x_BTD, empty))
+    return x_BTD, recent
 
 
-@functools.partial(
-    jax.jit, static_argnames=("window", "piece"), donate_argnames="cache"
-)
+@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
 def prefill(
     model: Transformer,
     lora: Lora | None,
@@ -174,19 +151,16 @@ def prefill(
     chunk: Chunk,
     *,
     window: int,
-    piece: int,
 ) -> Cache:
-    """Reads one chunk into the cache, `piece` tokens of each row at a time.
+    """Reads one chunk into the cache.
 
     `window` cache positions are read, at least every `start_B`.
     """
-    _, recent = _read_chunk(model, lora, cache, chunk, window, piece)
+    _, recent = _read_chunk(model, lora, cache, chunk, window)
     return cache.write(recent, chunk.slots_B, chunk.start_B, chunk.count_B)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("window", "piece"), donate_argnames="cache"
-)
+@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
 def choice_probs(
     model: Transformer,
     lora: Lora | None,
@@ -195,7 +169,6 @@ def choice_probs(
     label_ids_C: jax.Array,
     *,
     window: int,
-    piece: int,
 ) -> tuple[Cache, jax.Array]:
     """Reads the last chunk of each row's question; the probabilities of the answers.
 
@@ -203,10 +176,43 @@ def choice_probs(
       The cache with the chunk in it (the caller keeps of it what is history), and
       float32 probs_BC: softmax of the next token's logits over the labels alone.
     """
-    last_BD, recent = _read_chunk(model, lora, cache, chunk, window, piece)
-    logits_BC = label_logits(model, last_BD[:, None], label_ids_C)[:, 0]
+    x_BTD, recent = _read_chunk(model, lora, cache, chunk, window)
+    last_B11 = jnp.maximum(chunk.count_B - 1, 0)[:, None, None]
+    x_B1D = jnp.take_along_axis(x_BTD, last_B11, axis=1)
+    logits_BC = label_logits(model, x_B1D, label_ids_C)[:, 0]
     cache = cache.write(recent, chunk.slots_B, chunk.start_B, chunk.count_B)
     return cache, jax.nn.softmax(logits_BC, -1)
+
+
+@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
+def token_log_probs(
+    model: Transformer,
+    lora: Lora | None,
+    cache: Cache,
+    chunk: Chunk,
+    targets_BTC: jax.Array,
+    num_tokens: jax.Array,
+    *,
+    window: int,
+) -> tuple[Cache, jax.Array, jax.Array]:
+    """Reads one chunk; how likely given tokens are after each token of it.
+
+    Args:
+      targets_BTC: int32, C tokens to be judged at each position.
+      num_tokens: int32, ids from here on are padding of the vocabulary.
+    Returns:
+      The cache with the chunk in it, float32 log_probs_BTC over the whole vocabulary,
+      and int32 best_BT, the likeliest token.
+    """
+    x_BTD, recent = _read_chunk(model, lora, cache, chunk, window)
+    cache = cache.write(recent, chunk.slots_B, chunk.start_B, chunk.count_B)
+    logits_BTV = logits(model, x_BTD)
+    padding_V = jnp.arange(model.config.vocab_size) >= num_tokens
+    logits_BTV = jnp.where(padding_V[None, None], -jnp.inf, logits_BTV)
+    total_BT1 = jax.nn.logsumexp(logits_BTV, axis=-1, keepdims=True)
+    chosen_BTC = jnp.take_along_axis(logits_BTV, targets_BTC, axis=-1)
+    best_BT = jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
+    return cache, chosen_BTC - total_BT1, best_BT
 
 
 @functools.partial(
@@ -301,5 +307,6 @@ def num_compiled() -> dict[str, int]:
         "prefill": prefill,
         "decode_segment": decode_segment,
         "choice_probs": choice_probs,
+        "token_log_probs": token_log_probs,
     }
     return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]

@@ -19,10 +19,9 @@ from jax_switchgen.models.cache import Cache, empty_cache
 from jax_switchgen.models.lora import Lora
 from jax_switchgen.models.transformer import Transformer
 
-# Documents are read in larger pieces: matmuls of 24 rows run at half the rate of 128,
+# Documents are read in larger chunks: matmuls of 24 rows run at half the rate of 128,
 # and each call copies what was read before.
-MAX_PIECE = LONG_PIECE = 128
-LONG_CHUNK = 512
+LONG_CHUNK = 128
 LONG_READ = 256  # so that usual prompts need no further compiled program
 
 
@@ -32,21 +31,12 @@ class Buckets:
 
     Attributes:
       batch: rows of a pass, ascending; the last is the largest pass.
-      piece: tokens of a row that one forward of prefill reads.
+      chunk: tokens of a row that one call of prefill reads. A long prompt takes
+        several calls, and compiles nothing new.
     """
 
     batch: tuple[int, ...]
-    piece: int = 32
-
-    @property
-    def chunk(self) -> int:
-        """Most tokens of a row that one prefill call reads, in whole pieces. A long
-        prompt takes several calls, and compiles nothing new."""
-        return MAX_PIECE // self.piece * self.piece
-
-    def whole_pieces(self, tokens: int) -> int:
-        """`tokens` rounded up."""
-        return -(-tokens // self.piece) * self.piece
+    chunk: int = 32
 
     def rows(self, count: int) -> int:
         """The smallest batch of at least `count` rows."""
@@ -67,13 +57,13 @@ def batch_buckets(batch_size: int) -> tuple[int, ...]:
     return (*powers, batch_size)
 
 
-def piece_for(tokens: int) -> int:
+def chunk_for(tokens: int) -> int:
     """For reads of that length: 24 tokens or more, a multiple of 8, or an equal part.
 
     32 -> 32, 50 -> 56, 69 -> 72, 200 -> 104. One forward with little padding: 72 tokens
     of 4 rows take 0.8x, of 8 rows 0.9x the time of three forwards of 24, on 2 cores.
     """
-    parts = -(-tokens // MAX_PIECE)
+    parts = -(-tokens // LONG_CHUNK)
     return max(24, -(-tokens // (8 * parts)) * 8)
 
 
@@ -146,18 +136,13 @@ class CachedModel:
             todo[slot] = context[keep:-1]
         self._make_room(max((len(c) for c in contexts.values()), default=0))
         while todo := {slot: ids for slot, ids in todo.items() if ids}:
-            # Rows of like need together, and for as long as all of them have need.
+            # Rows of like need together.
             slots = sorted(todo, key=lambda slot: -len(todo[slot]))
             slots = slots[: self._buckets.rows_to_read(len(slots))]
-            least = len(todo[slots[-1]])
-            if least >= LONG_READ:
-                piece = LONG_PIECE
-                count = min(LONG_CHUNK, least // LONG_PIECE * LONG_PIECE)
-            else:
-                piece = self._buckets.piece
-                count = min(self._buckets.chunk, self._buckets.whole_pieces(least))
-            self._prefill({slot: todo[slot][:count] for slot in slots}, piece)
-            todo |= {slot: todo[slot][count:] for slot in slots}
+            is_long = len(todo[slots[-1]]) >= LONG_READ
+            T = LONG_CHUNK if is_long else self._buckets.chunk
+            self._prefill({slot: todo[slot][:T] for slot in slots}, T)
+            todo |= {slot: todo[slot][T:] for slot in slots}
 
     def write(
         self,
@@ -232,8 +217,8 @@ class CachedModel:
             common = min(common_prefix(self.held[slot], context), len(context) - 1)
             del self.held[slot][common:]
             if len(context) - common > self._buckets.chunk:
-                # All but a last piece is ordinary catch-up.
-                behind[slot] = context[: len(context) - self._buckets.piece + 1]
+                # All but a last chunk is ordinary catch-up.
+                behind[slot] = context[: len(context) - self._buckets.chunk + 1]
         self.catch_up(behind)
         self._make_room(max(len(c) for c in contexts.values()))
         # Rows of like need share a call.
@@ -253,23 +238,73 @@ class CachedModel:
                 chunk,
                 label_ids,
                 window=window,
-                piece=self._buckets.piece,
             )
             for row, slot in enumerate(batch):
                 self.held[slot] = list(contexts[slot][: keep[slot]])
                 probs[slot] = np.asarray(probs_BC)[row]
         return np.stack([probs[slot] for slot in contexts])
 
-    def _prefill(self, ids: Mapping[int, Sequence[int]], piece: int) -> None:
-        size = LONG_CHUNK if piece == LONG_PIECE else self._buckets.chunk
-        chunk, window = self._chunk(ids, size)
+    def log_probs(
+        self,
+        contexts: Mapping[int, Sequence[int]],
+        targets: Mapping[int, np.ndarray],
+        num_tokens: int,
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """How likely given tokens are after the last tokens of each context.
+
+        In: the context "a b c" and targets of shape (2, C). Out: what the C first
+        targets get after "a b", and the C second ones after "a b c".
+
+        Args:
+          targets: by slot int32 (t, C), one C for all slots.
+          num_tokens: ids from here on are padding of the vocabulary.
+        Returns:
+          By slot float32 log_probs (t, C), and int32 (t,), the likeliest tokens.
+        """
+        left = {slot: len(tokens) for slot, tokens in targets.items()}
+        # Catch-up leaves out a context's last token, here the first of t.
+        self.catch_up({s: c[: len(c) - left[s] + 1] for s, c in contexts.items()})
+        self._make_room(max(len(c) for c in contexts.values()))
+        T = 1 if max(left.values()) == 1 else self._buckets.chunk
+        found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {s: [] for s in left}
+        while left := {slot: count for slot, count in left.items() if count}:
+            # Rows of like need share a call.
+            slots = sorted(left, key=lambda slot: -left[slot])
+            slots = slots[: self._buckets.rows_to_read(len(slots))]
+            counts = {slot: min(T, left[slot]) for slot in slots}
+            done = {slot: len(self.held[slot]) for slot in slots}
+            ids = {s: contexts[s][done[s] : done[s] + counts[s]] for s in slots}
+            chunk, window = self._chunk(ids, T)
+            C = targets[slots[0]].shape[1]
+            targets_BTC = np.zeros((len(chunk.count_B), T, C), np.int32)
+            for row, slot in enumerate(slots):
+                first = len(targets[slot]) - left[slot]
+                part = targets[slot][first : first + counts[slot]]
+                targets_BTC[row, : counts[slot]] = part
+            self._cache, log_probs_BTC, best_BT = programs.token_log_probs(
+                self.model,
+                self.lora,
+                self.cache,
+                chunk,
+                jnp.asarray(targets_BTC),
+                np.int32(num_tokens),
+                window=window,
+            )
+            fetched = jax.device_get((log_probs_BTC, best_BT))
+            for row, slot in enumerate(slots):
+                found[slot].append(tuple(x[row, : counts[slot]] for x in fetched))
+                self.held[slot].extend(ids[slot])
+                left[slot] -= counts[slot]
+        return {
+            slot: (np.concatenate(log_probs), np.concatenate(best))
+            for slot, parts in found.items()
+            for log_probs, best in [zip(*parts, strict=True)]
+        }
+
+    def _prefill(self, ids: Mapping[int, Sequence[int]], T: int) -> None:
+        chunk, window = self._chunk(ids, T)
         self._cache = programs.prefill(
-            self.model,
-            self.lora,
-            self.cache,
-            chunk,
-            window=window,
-            piece=piece,
+            self.model, self.lora, self.cache, chunk, window=window
         )
         for slot, new in ids.items():
             self.held[slot].extend(new)

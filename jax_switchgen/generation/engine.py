@@ -30,7 +30,7 @@ from jax_switchgen.generation.cached_model import (
     WriteOrder,
     batch_buckets,
     cache_length_for,
-    piece_for,
+    chunk_for,
 )
 from jax_switchgen.generation.decision import Policy, Speak
 from jax_switchgen.generation.draft import Draft
@@ -88,7 +88,7 @@ class Engine:
         self.synchronous = synchronous
         self.seconds: dict[str, float] = defaultdict(float)
         self._buckets = Buckets(
-            batch_buckets(options.batch_size), piece_for(options.segment_length)
+            batch_buckets(options.batch_size), chunk_for(options.segment_length)
         )
         self._sampling = make_sampling(
             options.temperature, options.top_p, options.top_k

@@ -21,7 +21,7 @@ from jax_switchgen.generation.cached_model import (
     Buckets,
     CachedModel,
     cache_length_for,
-    piece_for,
+    chunk_for,
 )
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.options import GenerationOptions
@@ -156,8 +156,8 @@ class Switcher(Policy):
         length = self._longest(queries, options)
         # A probe reads what was written since the last one, and the question.
         signed = switcher_ids(self.vocabulary, "", [(0, "")], self.num_candidates)
-        piece = piece_for(options.segment_length + len(signed))
-        self.reader.open(num_slots, length, dataclasses.replace(buckets, piece=piece))
+        chunk = chunk_for(options.segment_length + len(signed))
+        self.reader.open(num_slots, length, dataclasses.replace(buckets, chunk=chunk))
 
     def admit(self, slot: int) -> None:
         self.reader.forget(slot)

@@ -18,7 +18,7 @@ def test_reading_a_chunk_does_not_copy_the_cache(name):
     chunk = programs.Chunk(row_B, jnp.zeros((1, 128), jnp.int32), row_B, row_B + 1)
     labels = () if name == "prefill" else (np.arange(3, dtype=np.int32),)
     program = getattr(programs, name)
-    lowered = program.lower(model, None, cache, chunk, *labels, window=256, piece=32)
+    lowered = program.lower(model, None, cache, chunk, *labels, window=256)
     memory = lowered.compile().memory_analysis()
     assert memory.alias_size_in_bytes == cache.nbytes
     assert memory.temp_size_in_bytes < cache.nbytes / 8
