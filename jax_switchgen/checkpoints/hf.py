@@ -102,10 +102,30 @@ def load_transformer(
         is one line with the remedy.
     """
     folder = Path(folder)
-    stored_config = read_config(folder)
+    config = read_config(folder)
+    return transformer_from(
+        folder,
+        config,
+        open_weights(folder),
+        dtype=dtype,
+        vocab_size=vocab_size,
+        mesh=mesh,
+    )
+
+
+def transformer_from(
+    folder: Path,
+    stored_config: ModelConfig,
+    tensors: dict[str, StoredTensor],
+    *,
+    dtype: jnp.dtype,
+    vocab_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Transformer:
+    """`load_transformer` for a folder of which the caller read, and may have changed,
+    the config and the tensors."""
     config = _with_vocab_size(folder, stored_config, vocab_size)
     names = tensor_names(config)
-    tensors = _open_weights(folder)
     _check_tensors(folder, tensors, stored_config)
     specs = model_specs(config)
     shardings = param_shardings(config, mesh) if mesh is not None else {}
@@ -221,7 +241,7 @@ def _with_vocab_size(
     return dataclasses.replace(config, vocab_size=vocab_size)
 
 
-def _open_weights(folder: Path) -> dict[str, StoredTensor]:
+def open_weights(folder: Path) -> dict[str, StoredTensor]:
     """All tensors of a checkpoint by name."""
     single, index = folder / WEIGHTS, folder / WEIGHTS_INDEX
     if single.is_file():
@@ -238,7 +258,7 @@ def _open_weights(folder: Path) -> dict[str, StoredTensor]:
     if any(folder.glob("*.bin")):
         remedy = (
             "its weights are .bin files: convert them with transformers, "
-            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
+            "from_pretrained(…).save_pretrained(…) of its class"
         )
     raise ValueError(f"{folder}: neither {WEIGHTS} nor {WEIGHTS_INDEX}; {remedy}")
 
