@@ -12,10 +12,11 @@ Time: a minute and a half the first time, which converts and compiles; after tha
 first text comes 15 s after the start, 10 s of them reading the models.
 Result: a few sentences of plain English by both speakers, 50 tokens.
 
-    python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
+Comparisons, of 4 questions of 2 tasks by 3 systems in a few minutes, and of 9 systems
+on 10 tasks, which takes more than an hour:
 
-answers 4 questions of 2 tasks by 3 systems, in a few minutes; `configs/demo.py` alone
-is the whole comparison, in hours.
+    python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
+    python launch/evaluate.py --config=configs/demo.py:evaluation --output=results
 """
 
 from configs import presets
@@ -28,21 +29,16 @@ def get_config(variant: str = ""):
         presets.candidate("pretrained", "package:gemma-3-270m", "raw"),
         presets.candidate("aligned", SMOLLM2, "chat"),
     )
-    smoke = variant == "eval_smoke"
+    evaluated = variant in ("evaluation", "eval_smoke")
     config = presets.pool(
-        candidates, SMOLLM2, aligned="aligned", variant="" if smoke else variant
+        candidates, SMOLLM2, aligned="aligned", variant="" if evaluated else variant
     )
     config.dtype = "float32"  # bfloat16 is slower than float32 on most CPUs
     config.generation.batch_size = 8
-    config.generation.in_flight = 8
+    config.generation.in_flight = 24 if evaluated else 8
     config.generation.cache_gib = 2.0
-    config.evaluation = presets.evaluation(reference="single:aligned")
-    if smoke:
-        config.evaluation.tasks = ("arc_challenge", "gsm8k")
-        config.evaluation.num_records = 4
-        config.evaluation.seeds = (0,)
-        config.evaluation.systems = ("single:aligned", "switcher", "random")
-    if variant == "" or smoke:
+    config.evaluation = presets.evaluation(("pretrained", "aligned"), aligned="aligned")
+    if variant == "" or evaluated:
         # Untuned, the switcher is nine to one for candidate 1 whatever was written;
         # flattened, it lets both speak.
         config.switcher.temperature = 3.0
@@ -51,6 +47,19 @@ def get_config(variant: str = ""):
         config.generation.segment_length = 16
         config.generation.max_new_tokens = 128
         config.generation.seed = 4
-    if smoke:
+    if evaluated:
+        # The first segment decides most of these answers: anyone may write it.
+        config.policy.first = None
         config.generation.max_new_tokens = 48
+        config.evaluation.num_records = 10
+    if variant == "evaluation":
+        config.evaluation.tasks += ("infinite_chat_diversity",)
+        # The honest baseline of diversity is the aligned model at a higher temperature.
+        config.evaluation.systems += ("single:aligned@1.3",)
+        config.evaluation.samples = 4
+    if variant == "eval_smoke":
+        config.evaluation.tasks = ("arc_challenge", "gsm8k")
+        config.evaluation.num_records = 4
+        config.evaluation.seeds = (0,)
+        config.evaluation.systems = ("single:aligned", "switcher", "random")
     return config

@@ -13,6 +13,8 @@ like any other text. Its optional cue after an early stop is off:
 `--config.generation.stop_cue=" Wait,"` switches it on.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -94,25 +96,30 @@ def pool(
     return config
 
 
-def evaluation(*, reference: str) -> ConfigDict:
+def evaluation(names: Sequence[str], *, aligned: str) -> ConfigDict:
     """Which systems are compared on which tasks; see `launch/evaluate.py`.
 
     Args:
-      reference: the system that all others are compared with.
+      names: of the candidates.
+      aligned: the one that, alone, all systems are compared with.
     """
-    _, _, aligned = reference.partition(":")
+    reference = f"single:{aligned}"
+    singles = [f"single:{name}" for name in names if name != aligned]
     return ConfigDict(
         dict(
             tasks=(
                 *("arc_challenge", "truthfulqa", "mmlu_redux", "kaleidoscope"),
-                *("sciriff", "gsm8k", "popqa", "coconot"),
+                *("sciriff", "gsm8k", "popqa", "coconot", "benign"),
             ),
             own_tasks=(),
             split="test",
             num_records=50,
             seeds=(0, 1, 2),
+            samples=10,
+            choices=True,
+            reward_model=placeholder(str),
             systems=(
-                *(reference, f"segments:{aligned}", "switcher", "random"),
+                *(reference, *singles, f"segments:{aligned}", "switcher", "random"),
                 *("round_robin", "vote", f"self_consistency:{aligned}"),
             ),
             reference=reference,

@@ -14,10 +14,9 @@ goes on where it stopped, and what is complete is not answered again.
 
 Systems: single:NAME, segments:NAME (a candidate alone, in segments), switcher, random,
 round_robin, vote (of all candidates), self_consistency:NAME (as many samples as there
-are models).
+are models); with @1.3 behind a name it samples at that temperature.
 """
 
-import itertools
 import json
 import time
 import typing
@@ -27,6 +26,7 @@ from absl import flags
 from command_line import EXIT_OK, as_json, define_config, read_pool, required, run
 
 if typing.TYPE_CHECKING:
+    from jax_switchgen.evaluation.suite import Suite
     from jax_switchgen.generation.display import Notes
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -36,22 +36,22 @@ OUTPUT = flags.DEFINE_string("output", None, "The folder of results.")
 
 
 class Clock:
-    """Says which cell is at work, and when all will be done."""
+    """Says what is at work, and when all will be done."""
 
-    def __init__(self, notes: "Notes", cells: int):
-        self.notes, self.cells, self.done = notes, cells, 0
+    def __init__(self, notes: "Notes", total: int):
+        self.notes, self.total, self.done = notes, total, 0
         self.started = self.next_line = time.perf_counter()
 
-    def show(self, name: str, answered: int, total: int) -> None:
+    def show(self, name: str, of: int, answered: int) -> None:
+        self.done += 1
         now = time.perf_counter()
-        if now < self.next_line and answered < total:
+        if now < self.next_line and answered < of:
             return
         self.next_line = now + SECONDS_BETWEEN_LINES
-        share = (self.done + answered / max(total, 1)) / self.cells
-        left = (now - self.started) * (1 / max(share, 1e-9) - 1) / 60
+        left = (now - self.started) * (self.total / self.done - 1) / 60
         self.notes.progress(
-            f"cell {self.done + 1} of {self.cells}: {name}, {answered}/{total} records"
-            f" · {left:.0f} min left"
+            f"{name}: {answered} of {of} answers · {self.done} of {self.total} in all "
+            f"· {left:.0f} min left"
         )
 
 
@@ -59,57 +59,58 @@ def main() -> int:
     output = Path(required(OUTPUT))
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.evaluation.options import EvaluationOptions
+    from jax_switchgen.evaluation.suite import Suite
     from jax_switchgen.generation.display import Notes
-
-    config = read_pool(required(CONFIG), evaluation=EvaluationOptions)
-    evaluation = config.pop("evaluation")
-    tasks, problems = evaluation.load()
-    with Notes() as notes:
-        for problem in problems:
-            notes.line(problem)
-        results = run_cells(config, evaluation, tasks, output, notes)
-        show(results, evaluation.reference, output, notes)
-    return EXIT_OK
-
-
-def run_cells(config, evaluation, tasks, output: Path, notes: "Notes") -> list:
-    """Every system on every task with every seed."""
-    from jax_switchgen.evaluation.run import run_cell, sample_records
-    from jax_switchgen.evaluation.systems import make_systems
+    from jax_switchgen.generation.rewards import load_reward_model
     from jax_switchgen.policies.build import build_engine
 
-    # Scheduling changes no token, and the seed is the cell's own.
+    config = read_pool(required(CONFIG), evaluation=EvaluationOptions)
+    options = config.pop("evaluation")
+    if "switcher" in options.systems and config["policy"].name != "switcher":
+        raise ValueError(
+            f"system 'switcher' needs policy.name='switcher', which is "
+            f"{config['policy'].name!r}"
+        )
+    # Scheduling changes no token, and the seed is each question's own.
     settings = as_json(config)
     for name in ("batch_size", "in_flight", "cache_gib", "seed"):
         del settings["generation"][name]
-    engine = build_engine(**config, progress=notes.progress)
-    switcher = engine.policy if config["policy"].name == "switcher" else None
-    systems = make_systems(
-        evaluation.systems, engine.speakers, switcher, engine.options
-    )
-    clock = Clock(notes, len(systems) * len(tasks) * len(evaluation.seeds))
-    results = []
-    for system, (task, records), seed in itertools.product(
-        systems, tasks, evaluation.seeds
-    ):
-        chosen = sample_records(records, evaluation.num_records, seed=0)
-        mine = {**settings, "system": system.name}
-        results.append(run_cell(system, task, chosen, seed, output, mine, clock.show))
-        clock.done += 1
-    return results
+    tasks, problems = options.load()
+    with Notes() as notes:
+        for problem in problems:
+            notes.line(problem)
+        suite = Suite(
+            options,
+            tasks,
+            output,
+            candidates=[candidate.name for candidate in config["candidates"]],
+            settings=settings,
+            load_engine=lambda: build_engine(**config, progress=notes.progress),
+            load_reward_model=lambda: load_reward_model(
+                options.reward_model, dtype=config["dtype"], progress=notes.progress
+            ),
+            progress=notes.progress,
+        )
+        show(suite, output, notes)
+    return EXIT_OK
 
 
-def show(results: list, reference: str, output: Path, notes: "Notes") -> None:
-    """The table in the terminal and as JSON, and the report."""
+def show(suite: "Suite", output: Path, notes: "Notes") -> None:
+    """Runs what is left; the table in the terminal and as JSON, and the report."""
     from jax_switchgen.evaluation import report, summary
     from jax_switchgen.tasks.catalogue import WITHHELD
 
-    table = summary.summarize(results, reference)
-    (output / "summary.json").write_text(json.dumps(table, indent=1))
+    results = suite.results(Clock(notes, suite.num_left).show)
+    reference = suite.options.reference
+    table = summary.summarize(results, reference, [task for task, _ in suite.tasks])
+    choices, tables = suite.choices(), suite.tables(results)
+    content = {"scores": table, "choices": choices, "tables": tables}
+    (output / "summary.json").write_text(json.dumps(content, indent=1))
     traces = summary.traces(results, reference, WITHHELD)
-    report.write_report(output / "report.html", "Switch Generation", table, traces, [])
+    page = output / "report.html"
+    report.write_report(page, "Switch Generation", table, traces, choices, tables)
     summary.show_table(table, notes.console)
-    notes.line(f"{output / 'report.html'}: open it in a browser")
+    notes.line(f"{page}: open it in a browser")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ class EvaluationOptions:
       split: "dev" or "test".
       num_records: of each task, drawn once for all systems and seeds; 0 takes all.
       seeds: of generation; each is a further answer of each system to each record.
+      samples: answers of each system to each prompt of a diversity task.
+      choices: whether multiple choice is also judged by log-probability.
+      reward_model: judges the tasks that have no golds, and the quality of diverse
+        answers; a folder or a hub name, or None.
       systems: as `systems.make_systems` names them.
       reference: the system that all others are compared with.
     """
@@ -44,6 +48,9 @@ class EvaluationOptions:
     split: str = "test"
     num_records: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
+    samples: int = 10
+    choices: bool = True
+    reward_model: str | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -56,12 +63,20 @@ class EvaluationOptions:
             )
         if not self.seeds or not (self.tasks or self.own_tasks):
             raise ValueError("evaluation needs at least one seed and one task")
+        if self.samples < 2:
+            raise ValueError(f"evaluation.samples={self.samples} must be 2 or more")
         for name in self.tasks:
-            if find_task(name).scorer in (Scorer.REWARD, Scorer.DIVERSITY):
+            if find_task(name).scorer is Scorer.REWARD and self.reward_model is None:
                 raise ValueError(
-                    f"evaluation.tasks: {name!r} is not scored answer by answer; "
-                    "leave it out"
+                    f"evaluation.tasks: {name!r} is judged by a reward model; set "
+                    "evaluation.reward_model, or leave the task out"
                 )
+
+    def seeds_of(self, task: Task) -> tuple[int, ...]:
+        """Of diverse answers there are more, and they have no other use of seeds."""
+        if task.scorer is Scorer.DIVERSITY:
+            return tuple(range(self.samples))
+        return self.seeds
 
     def load(self) -> tuple[list[tuple[Task, list[Record]]], list[str]]:
         """All tasks with their records, and a line for each record that can't be

@@ -228,6 +228,8 @@ const COLUMNS = [
   ["p", (r) => r.p_holm, pValue, "after Holm's correction"],
   ["Gained", (r) => at(counts, r.system, r.task)?.gained[0], (x, r) => (r.system === reference ? MISSING : whole(x)), "answers better than the reference's"],
   ["Lost", (r) => at(counts, r.system, r.task)?.lost[0], (x, r) => (r.system === reference ? MISSING : whole(x)), "answers worse than the reference's"],
+  ["Balanced", (r) => r.balanced_accuracy, (x) => percent(x), "accuracy with each gold answer weighing the same"],
+  ["Macro F1", (r) => r.macro_f1, (x) => percent(x), "mean F1 of the gold answers"],
   ["Parsed", (r) => r.parse_rate, (x) => percent(x), "answers that the scorer could read"],
   ["Stopped", (r) => r.stop_rate, (x) => percent(x), "answers that ended by themselves"],
   ["Tokens", (r) => r.mean_tokens, (x) => plain(x, 0), "mean of an answer"],

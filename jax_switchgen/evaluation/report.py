@@ -36,6 +36,7 @@ MAX_GOLDS = 12
 MAX_TRIES = 6  # of fitting a block into its share of the bytes
 MAX_POSITIONS = 20  # segment indices in the plot of speakers
 VERSUS = (None, "gained", "lost", "same")  # stored by index
+NUMERIC = frozenset("0123456789+−–<")  # what cells of numbers begin with
 
 Row = Mapping[str, Any]
 
@@ -46,6 +47,7 @@ def write_report(
     summary: Sequence[Row],
     traces: Sequence[Row],
     curves: Sequence[Row],
+    tables: Sequence[Row] = (),
 ) -> None:
     """Writes the page.
 
@@ -55,6 +57,10 @@ def write_report(
         of whose rows has a `p_holm`.
       traces: a row for each answered record.
       curves: calibration, for the systems and tasks that have it.
+      tables: further measures, each of `title`, `note`, `columns` and `rows` of cells,
+        which are text, numbers or None; the first of a row names it. One may have a
+        `plot` of two measures: their names `x` and `y`, and `dots` of `system`, `x`,
+        `left`, `right`, `y`, `low` and `high`, of which more is better.
     """
     rows = (*summary, *traces, *curves)
     systems = list(dict.fromkeys(row["system"] for row in rows))
@@ -71,6 +77,7 @@ def write_report(
         "reference": reference,
         "summary": summary,
         "curves": curves,
+        "plots": [table.get("plot") for table in tables],
         "positions": _positions(traces, speakers),
         "counts": _counts(traces, kept),
         "caps": {"prompt": MAX_PROMPT, "output": MAX_OUTPUT, "bytes": TRACE_BYTES},
@@ -83,13 +90,14 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("report.js", "report_plots.js", "report_traces.js")
+    names = ("report.js", "report_plots.js", "report_scatter.js", "report_traces.js")
     scripts = [Markup((folder / name).read_text("utf-8")) for name in names]
     style = Markup((folder / "report.css").read_text("utf-8"))
     page = environment.get_template("report.html.jinja").render(
         title=title,
         data=_finite(data),
         blocks=blocks,
+        tables=[_written(table) for table in tables],
         scripts=scripts,
         script_hashes=[_csp_hash(script) for script in scripts],
         style=style,
@@ -102,6 +110,33 @@ def write_report(
 def _csp_hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _written(table: Row) -> dict[str, Any]:
+    """A table as text; each heading and cell with its style, that of numbers or none.
+
+    A column is of numbers where all its cells begin as numbers do.
+    """
+    rows = [[_cell(value) for value in row] for row in table["rows"]]
+    styles = [
+        "number" if all(cell[:1] in NUMERIC for cell in column if cell) else ""
+        for column in zip(*rows, strict=True)
+    ] or [""] * len(table["columns"])
+    return {
+        "title": table["title"],
+        "note": table["note"],
+        "columns": list(zip(table["columns"], styles, strict=True)),
+        "rows": [list(zip(row, styles, strict=True)) for row in rows],
+    }
+
+
+def _cell(value: str | float | None) -> str:
+    """In: 1234, 0.25, None. Out: "1,234", "0.25" and a dash."""
+    if value is None or value != value:  # NaN
+        return "–"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.6g}".replace("-", "−")
 
 
 def _finite(value: Any) -> Any:

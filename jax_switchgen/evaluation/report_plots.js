@@ -10,6 +10,11 @@ function heatMap() {
     (reference ? `▲ and ▼: better or worse than ${reference} after Holm's correction at 5 %. ` : "") +
     "Point at a cell, or walk with the arrow keys, for its interval; press it for its answers.";
   const all = data.summary.map((row) => row.score).filter(known);
+  if (!all.length) {
+    $("heat-note").textContent = "No task of this run is scored answer by answer.";
+    $("heat-mode").parentElement.hidden = true;
+    return;
+  }
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const gaps = data.summary.map((row) => Math.abs(row.difference ?? 0));
   const widest = Math.max(0.01, ...gaps);
@@ -83,113 +88,6 @@ function heatMap() {
   choice($("heat-mode"), [["score", "score"], ["difference", "difference to the reference", !reference]],
     "score", draw);
   draw("score");
-}
-
-// Axes ---------------------------------------------------------------------------
-function ticks(low, high, count) {
-  const rough = (high - low) / count || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i += 1) found.push(i * step);
-  return found;
-}
-
-function logTicks(low, high) {
-  const found = [];
-  for (let power = 10 ** Math.floor(Math.log10(low)); power <= high; power *= 10) {
-    for (const m of [1, 2, 5]) if (m * power >= low && m * power <= high) found.push(m * power);
-  }
-  return found;
-}
-
-// Score against cost -------------------------------------------------------------
-function costPlot() {
-  const costs = {
-    work: ["tokens × calls", (r) => r.mean_tokens * r.calls],
-    tokens: ["tokens", (r) => r.mean_tokens],
-    calls: ["calls", (r) => r.calls],
-    seconds: ["seconds", (r) => r.mean_tokens / r.tokens_per_s],
-  };
-  $("cost-note").textContent =
-    `Each system's mean over the ${common.length} tasks that all have; bars are 95 % intervals of ` +
-    "the mean score, tasks taken as independent. The dashed line joins the systems that no other " +
-    "beats in both. Seconds are tokens over tokens/s of the whole batch.";
-
-  function pointsFor(cost) {
-    return scored.map((system) => {
-      const rows = common.map((t) => at(summary, system, t));
-      const x = mean(rows.map(cost));
-      const y = mean(rows.map((r) => r.score));
-      const squares = rows.map((r) => ((r.high - r.low) / 2) ** 2);
-      return { system, x, y, half: Math.sqrt(squares.reduce((a, b) => a + b, 0)) / rows.length };
-    }).filter((p) => Number.isFinite(p.x) && p.x > 0 && Number.isFinite(p.y));
-  }
-
-  function draw(name) {
-    const [label, cost] = costs[name];
-    const points = pointsFor(cost);
-    if (!points.length) {
-      $("cost-plot").replaceChildren(h("p", { class: "note" }, "No system has this cost on every task."));
-      return;
-    }
-    const W = 960, H = 420, L = 52, R = 24, T = 14, B = 46;
-    const xs = points.map((p) => p.x);
-    const log = Math.max(...xs) / Math.min(...xs) > 6;
-    const scale = log ? Math.log : (x) => x;
-    const [a, b] = [scale(Math.min(...xs)), scale(Math.max(...xs))];
-    const roomX = (b - a || Math.abs(b) || 1) * 0.12;
-    const [x0, x1] = [a - roomX, b + roomX * 1.6];
-    const low = Math.min(...points.map((p) => p.y - p.half));
-    const high = Math.max(...points.map((p) => p.y + p.half));
-    const roomY = (high - low || 0.1) * 0.08;
-    const [y0, y1] = [low - roomY, high + roomY];
-    const X = (x) => L + (W - L - R) * (scale(x) - x0) / (x1 - x0);
-    const Y = (y) => H - B - (H - T - B) * (y - y0) / (y1 - y0);
-    const parts = [];
-    for (const y of ticks(y0, y1, 6)) {
-      parts.push(svg("line", { class: "grid", x1: L, x2: W - R, y1: Y(y), y2: Y(y) }),
-        svg("text", { class: "tick", x: L - 7, y: Y(y) + 4, "text-anchor": "end" }, percent(y, y1 - y0 < 0.06 ? 1 : 0)));
-    }
-    const marks = log ? logTicks(Math.exp(x0), Math.exp(x1)) : ticks(x0, x1, 8);
-    for (const x of marks) {
-      parts.push(svg("line", { class: "grid", x1: X(x), x2: X(x), y1: T, y2: H - B }),
-        svg("text", { class: "tick", x: X(x), y: H - B + 17, "text-anchor": "middle" }, Number(x.toPrecision(3)).toLocaleString("en")));
-    }
-    parts.push(
-      svg("text", { x: (L + W - R) / 2, y: H - 8, "text-anchor": "middle" }, `${label} per answer${log ? " (log scale)" : ""}`),
-      svg("text", { x: 14, y: (T + H - B) / 2, "text-anchor": "middle", transform: `rotate(-90 14 ${(T + H - B) / 2})` }, "score in %"));
-    const best = points.filter((p) => !points.some((q) =>
-      q !== p && q.x <= p.x && q.y >= p.y && (q.x < p.x || q.y > p.y))).sort((p, q) => p.x - q.x);
-    if (best.length > 1) {
-      parts.push(svg("path", { class: "even", d: "M" + best.map((p) => `${X(p.x)} ${Y(p.y)}`).join("L") }));
-    }
-    // Labels go to the first side where they meet neither a point nor a label.
-    const taken = points.map((p) => [X(p.x) - 7, Y(p.y) - 7, X(p.x) + 7, Y(p.y) + 7]);
-    const groups = points.map((p) => {
-      const [x, y] = [X(p.x), Y(p.y)];
-      const width = p.system.length * 6.7;
-      const places = [[x + 10, y + 4], [x - 10 - width, y + 4], [x + 8, y - 9], [x + 8, y + 18],
-        [x - 8 - width, y - 9], [x - 8 - width, y + 18], [x + 8, y - 24], [x + 8, y + 33]]
-        .map(([left, base]) => [left, base - 11, left + width, base + 3]);
-      const free = (box) => box[0] > L && box[2] < W && box[1] > 0 && box[3] < H - B &&
-        taken.every((t) => box[2] < t[0] || box[0] > t[2] || box[3] < t[1] || box[1] > t[3]);
-      const box = places.find(free) ?? places[0];
-      taken.push(box);
-      const self = p.system === reference;
-      return tip(svg("g", { role: "img", "aria-label": `${p.system}: score ${percent(p.y)}, ${label} ${plain(p.x, 1)}` },
-        svg("line", { class: "error", x1: x, x2: x, y1: Y(p.y - p.half), y2: Y(p.y + p.half) }),
-        self ? svg("rect", { class: "dot reference", x: x - 6, y: y - 6, width: 12, height: 12, transform: `rotate(45 ${x} ${y})` })
-          : svg("circle", { class: "dot", cx: x, cy: y, r: 6.5 }),
-        svg("text", { x: box[0], y: box[3] - 3, class: self ? "strong" : null }, p.system)),
-      () => facts(p.system + (self ? " (reference)" : ""), [
-        ["score", `${percent(p.y)} ± ${percent(p.half)}`], [label, plain(p.x, 1)]]));
-    });
-    $("cost-plot").replaceChildren(svg("svg", { viewBox: `0 0 ${W} ${H}` }, ...parts, ...groups));
-    walk(groups);
-  }
-  choice($("cost-mode"), Object.entries(costs).map(([k, [label, cost]]) => [k, label, !pointsFor(cost).length]), "work", draw);
-  draw("work");
 }
 
 // Calibration --------------------------------------------------------------------
@@ -300,6 +198,5 @@ function speakerPlots() {
 }
 
 heatMap();
-costPlot();
 calibration();
 speakerPlots();

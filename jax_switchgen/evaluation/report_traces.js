@@ -54,7 +54,7 @@ function answer(trace, note) {
   return h("article", { "data-system": trace.system },
     h("h3", {}, trace.system, trace.system === reference && row ? h("span", { class: "muted" }, " (reference)") : null),
     h("div", { class: "facts" },
-      badge(`score ${Number(plain(trace.value, 3)) || 0}`, trace.value >= 0.5 ? "good" : "bad"),
+      known(trace.value) ? badge(`score ${Number(plain(trace.value, 3)) || 0}`, trace.value >= 0.5 ? "good" : "bad") : null,
       trace.versus && trace.versus !== "same" ? badge(trace.versus, trace.versus === "gained" ? "good" : "bad") : null,
       trace.parsed ? null : badge("unparsed", "bad"),
       badge(`ended by ${trace.finish ?? "unknown"}`), badge(`${whole(tokens)} tokens`),

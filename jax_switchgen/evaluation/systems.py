@@ -1,12 +1,13 @@
 """Ways of answering that are compared: one contract, so that a baseline is one class.
 
-A system answers records of a task in any order. `Written` is an engine with a policy:
-the single models and Switch Generation under any policy. `Vote` asks other systems and
+A system answers questions in any order. `Written` is an engine with a policy: the
+single models and Switch Generation under any policy. `Vote` asks other systems and
 takes the answer that most of them gave.
 """
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -18,6 +19,15 @@ from jax_switchgen.generation.trace import Request, Segment
 from jax_switchgen.policies.simple import Fixed, Random, Schedule
 from jax_switchgen.tasks.record import Record, Task
 from jax_switchgen.tasks.scoring import answer_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A record to be answered; each seed asks for a further independent answer."""
+
+    task: Task
+    record: Record
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +55,11 @@ class System(Protocol):
     name: str
 
     def answers(
-        self, task: Task, records: Sequence[Record], seed: int
-    ) -> Iterator[tuple[Record, Answer]]:
+        self, questions: Sequence[Question]
+    ) -> Iterator[tuple[Question, Answer]]:
         """Answers in any order, each as soon as it is known.
 
-        An answer depends on the record and the seed alone, not on the other records.
+        An answer depends on its question alone, not on the others.
         """
         ...
 
@@ -67,36 +77,32 @@ class Written:
         self.name = name
         self.speakers = speakers
         self.policy = policy
-        self.options = options
+        # The seed is each question's own.
+        self.options = dataclasses.replace(options, seed=0)
 
     def answers(
-        self, task: Task, records: Sequence[Record], seed: int
-    ) -> Iterator[tuple[Record, Answer]]:
-        for record, _, answer in self.samples(task, records, seed, 1):
-            yield record, answer
+        self, questions: Sequence[Question]
+    ) -> Iterator[tuple[Question, Answer]]:
+        for question, _, answer in self.samples(questions, 1):
+            yield question, answer
 
     def samples(
-        self, task: Task, records: Sequence[Record], seed: int, count: int
-    ) -> Iterator[tuple[Record, int, Answer]]:
-        """Several independent answers to each record: (record, sample, answer)."""
-        options = dataclasses.replace(self.options, seed=seed)
-        engine = Engine(self.speakers, self.policy, options)
-        asked = {
-            (task.name, record.id, k): record
-            for record in records
-            for k in range(count)
-        }
-        requests = [
-            # The id is the random stream: the task, the record and the sample.
-            Request(record.prompt, "/".join(map(str, key)))
-            for key, record in asked.items()
-        ]
-        keys = {request.id: key for request, key in zip(requests, asked, strict=True)}
+        self, questions: Sequence[Question], count: int
+    ) -> Iterator[tuple[Question, int, Answer]]:
+        """Several independent answers to each: (question, sample, answer)."""
+        engine = Engine(self.speakers, self.policy, self.options)
+        asked: dict[str | int, tuple[Question, int]] = {}
+        requests = []
+        for question, sample in itertools.product(questions, range(count)):
+            # The id is the random stream.
+            record = question.record
+            stream = f"{question.seed}/{question.task.name}/{record.id}/{sample}"
+            requests.append(Request(record.prompt, stream))
+            asked[stream] = question, sample
         for event in engine.stream(requests):
             response = event.response
             if response is None:
                 continue
-            key = keys[event.request.id]
             answer = Answer(
                 response.output,
                 response.finish_reason,
@@ -104,7 +110,7 @@ class Written:
                 1,
                 response.segments,
             )
-            yield asked[key], key[2], answer
+            yield *asked[event.request.id], answer
 
 
 class Vote:
@@ -120,24 +126,22 @@ class Vote:
         self.num_samples = samples
 
     def answers(
-        self, task: Task, records: Sequence[Record], seed: int
-    ) -> Iterator[tuple[Record, Answer]]:
+        self, questions: Sequence[Question]
+    ) -> Iterator[tuple[Question, Answer]]:
         wanted = len(self.members) * self.num_samples
-        ballots: dict[str, dict[int, Answer]] = collections.defaultdict(dict)
+        ballots: dict[Question, dict[int, Answer]] = collections.defaultdict(dict)
         for number, member in enumerate(self.members):
             first = number * self.num_samples
-            for record, sample, answer in member.samples(
-                task, records, seed, self.num_samples
-            ):
-                ballot = ballots[record.id]
+            for question, sample, answer in member.samples(questions, self.num_samples):
+                ballot = ballots[question]
                 ballot[first + sample] = answer
                 if len(ballot) == wanted:
                     given = [ballot[place] for place in sorted(ballot)]
-                    yield record, _elected(task, record, given)
+                    yield question, _elected(question, given)
 
 
-def _elected(task: Task, record: Record, given: Sequence[Answer]) -> Answer:
-    keys = [answer_key(task, record, answer.output) for answer in given]
+def _elected(question: Question, given: Sequence[Answer]) -> Answer:
+    keys = [answer_key(question.task, question.record, a.output) for a in given]
     votes = collections.Counter(key for key in keys if key is not None)
     # Keys are counted in the order of the samples, and `max` keeps the first of equals.
     elected = max(votes, key=lambda key: votes[key], default=None)
@@ -152,28 +156,37 @@ def _elected(task: Task, record: Record, given: Sequence[Answer]) -> Answer:
 def make_systems(
     names: Sequence[str],
     speakers: Sequence[Speaker],
-    switcher: Policy | None,
+    policy: Policy,
     options: GenerationOptions,
 ) -> list[System]:
     """The systems of an evaluation by their names.
 
     Args:
       names: `single:NAME`, `segments:NAME`, `switcher`, `random`, `round_robin`,
-        `vote`, or `self_consistency:NAME`; NAME is a candidate's.
-      switcher: the policy of the system `switcher`.
+        `vote`, or `self_consistency:NAME`; NAME is a candidate's. With `@1.3` behind
+        it, a system samples at that temperature.
+      policy: of the config; that of the system `switcher`.
     Raises:
       ValueError: a name is none of these.
     """
-    return [_make_system(name, speakers, switcher, options) for name in names]
+    return [_make_system(name, speakers, policy, options) for name in names]
 
 
 def _make_system(
     name: str,
     speakers: Sequence[Speaker],
-    switcher: Policy | None,
+    policy: Policy,
     options: GenerationOptions,
 ) -> System:
-    kind, _, speaker = name.partition(":")
+    base, _, temperature = name.partition("@")
+    if temperature:
+        try:
+            options = dataclasses.replace(options, temperature=float(temperature))
+        except ValueError:
+            raise ValueError(
+                f"system {name!r}: {temperature!r} is no temperature"
+            ) from None
+    kind, _, speaker = base.partition(":")
     n = len(speakers)
     names = [s.name for s in speakers]
     whole = dataclasses.replace(options, segment_length=options.max_new_tokens)
@@ -183,25 +196,24 @@ def _make_system(
                 f"system {name!r}: {speaker!r} is no candidate; "
                 f"candidates: {', '.join(names)}"
             )
-        policy = Fixed(names.index(speaker))
+        alone = Fixed(names.index(speaker))
         if kind == "segments":
-            return Written(name, speakers, policy, options)
-        single = Written(name, speakers, policy, whole)
+            return Written(name, speakers, alone, options)
+        single = Written(name, speakers, alone, whole)
         # As many responses as a pool of n models and a switcher has models.
         return single if kind == "single" else Vote(name, [single], n + 1)
-    if name == "vote":
+    if base == "vote":
         # Ties go to the first, so the last candidate, the aligned one, stands first.
         singles = [Written(names[i], speakers, Fixed(i), whole) for i in range(n)]
         return Vote(name, singles[::-1])
-    policies: dict[str, Policy | None] = {
-        "switcher": switcher,
+    policies = {
+        "switcher": policy,
         "random": Random(n),
         "round_robin": Schedule(range(n)),
     }
-    chosen = policies.get(name)
-    if chosen is None:
+    if base not in policies:
         raise ValueError(
             f"system {name!r} is none of single:NAME, segments:NAME, switcher, random, "
-            "round_robin, vote, self_consistency:NAME"
+            "round_robin, vote, self_consistency:NAME (with @TEMPERATURE or without)"
         )
-    return Written(name, speakers, chosen, options)
+    return Written(name, speakers, policies[base], options)

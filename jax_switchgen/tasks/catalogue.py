@@ -39,6 +39,10 @@ EXTRA = (
     Task("pubmedqa", Scorer.LABEL, 500, 500, "MIT", ("yes", "no", "maybe")),
     Task("theoremqa", Scorer.THEOREM, 399, 400, "MIT"),
     Task("ifeval", Scorer.INSTRUCTIONS, 250, 250, "Apache-2.0"),
+    Task(
+        *("benign", Scorer.COMPLIANCE, 2400, 1400, "CC BY-NC 4.0, and unknown"),
+        sources=("alpacaeval", "human_interest"),
+    ),
 )
 TASKS = {task.name: task for task in CORE + EXTRA}
 

@@ -85,7 +85,8 @@ def read_archive(path: Path, names: Sequence[str]) -> dict[str, Items]:
             f"{path}: SHA-256 is {found[:16]}…, expected {_SHA256[:16]}… of "
             f"{_ARCHIVE}; delete the file and try again"
         )
-    wanted = {f"{_FOLDER}/{name}.json": name for name in names}
+    sources = {name: find_task(name).sources or (name,) for name in names}
+    wanted = {f"{_FOLDER}/{s}.json": s for several in sources.values() for s in several}
     items = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -94,7 +95,22 @@ def read_archive(path: Path, names: Sequence[str]) -> dict[str, Items]:
                 assert content is not None
                 data = json.load(content)
                 items[wanted[member.name]] = {s: data[s] for s in SPLITS}
-    return items
+    return {
+        name: items[name] if several == (name,) else _joined(items, several)
+        for name, several in sources.items()
+    }
+
+
+def _joined(items: Mapping[str, Items], sources: Sequence[str]) -> Items:
+    """The items of several data sets as one: 7 becomes alpacaeval-7."""
+    return {
+        split: [
+            {**item, "id": f"{source}-{item.get('id', number)}", "category": source}
+            for source in sources
+            for number, item in enumerate(items[source][split], start=1)
+        ]
+        for split in SPLITS
+    }
 
 
 def clean(

@@ -21,7 +21,10 @@ _CHOOSE = (
     "choice."
 )
 _BOX = "Please provide the final, direct answer wrapped exactly as \\box{ANSWER}"
-_NO_GOLD = (Scorer.REWARD, Scorer.DIVERSITY, Scorer.NONCOMPLIANCE, Scorer.INSTRUCTIONS)
+_NO_GOLD = (
+    *(Scorer.REWARD, Scorer.DIVERSITY, Scorer.NONCOMPLIANCE, Scorer.COMPLIANCE),
+    Scorer.INSTRUCTIONS,
+)
 
 
 def parse_item(task: Task, item: Mapping[str, Any], default_id: str) -> Record:

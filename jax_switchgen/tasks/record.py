@@ -15,6 +15,7 @@ class Scorer(enum.Enum):
     LABEL = "label"  # one of the task's labels
     ALIASES = "aliases"  # any of several names
     NONCOMPLIANCE = "noncompliance"  # CoCoNot: refuse, ask or name the limit
+    COMPLIANCE = "compliance"  # benign prompts: anything but a refusal
     INSTRUCTIONS = "instructions"  # IFEval: checkable instructions
     REWARD = "reward"  # a reward model judges
     DIVERSITY = "diversity"  # several answers to one prompt are compared
@@ -49,6 +50,8 @@ class Task:
       dev, test: how many records each split has, after cleaning.
       labels: the closed set of answers of `Scorer.LABEL`, as golds spell them.
       licence: of the data, as its publishers state it.
+      sources: the published data sets that it joins, each a category; none for a task
+        that is published under its own name.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Task:
     test: int
     licence: str
     labels: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

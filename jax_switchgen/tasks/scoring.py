@@ -189,6 +189,13 @@ def _noncompliance(task: Task, record: Record, output: str) -> Score:
     return _scored(is_noncompliant(output, record.prompt, record.category))
 
 
+def _compliance(task: Task, record: Record, output: str) -> Score:
+    output = output.replace(record.prompt, "\n")
+    if not output.strip():
+        return _UNPARSED
+    return _scored(not is_noncompliant(output, record.prompt))
+
+
 def _instructions(task: Task, record: Record, output: str) -> Score:
     """Whether all instructions are followed; their share, and the forgiving reading."""
     checks = instructions.parse_instructions(record.details)
@@ -210,6 +217,7 @@ _SCORERS: dict[Scorer, Callable[[Task, Record, str], Score]] = {
     Scorer.LABEL: _label,
     Scorer.ALIASES: _aliases,
     Scorer.NONCOMPLIANCE: _noncompliance,
+    Scorer.COMPLIANCE: _compliance,
     Scorer.INSTRUCTIONS: _instructions,
 }
 

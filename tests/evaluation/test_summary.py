@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jax_switchgen.evaluation.run import Cell, Result, fingerprint, sample_records
+from jax_switchgen.evaluation.run import Cell, Result, sample_records
 from jax_switchgen.evaluation.summary import summarize, traces
 from jax_switchgen.tasks.record import Record
 
@@ -14,6 +14,7 @@ def row(cell, number, value, speaker="p"):
         **dataclasses.asdict(cell),
         **{"id": str(number), "value": value, "parsed": value > 0, "tokens": 10},
         **{"finish_reason": "stop" if number % 2 else "length", "calls": 2},
+        "seconds": 0.1,
         "segments": [
             {"speaker": speaker, "tokens": 6, "text": "x", "probs": None},
             {"speaker": "cue", "tokens": 9, "text": "y", "probs": None},
@@ -25,7 +26,7 @@ def row(cell, number, value, speaker="p"):
 def result(system, task, values, seed=0):
     cell = Cell(system, task, seed)
     rows = [row(cell, i, float(value)) for i, value in enumerate(values)]
-    return Result(cell, rows, seconds=4.0)
+    return Result(cell, rows)
 
 
 def test_scores_costs_and_shares():
@@ -36,7 +37,7 @@ def test_scores_costs_and_shares():
     assert found["low"] < 0.75 < found["high"]
     assert found["parse_rate"] == 0.75 and found["stop_rate"] == 0.5
     assert found["mean_tokens"] == 10 and found["calls"] == 2
-    assert found["tokens_per_s"] == 100
+    assert found["tokens_per_s"] == pytest.approx(100)
     assert found["shares"] == {"p": 0.75, "a": 0.25}
     assert found["difference"] is None and found["p_holm"] is None
 
@@ -65,13 +66,9 @@ def test_gained_and_lost_against_the_reference():
     assert traces(results, "a", frozenset({"t"})) == []
 
 
-def test_samples_and_fingerprints():
+def test_samples():
     records = [Record(str(i), f"question {i}") for i in range(50)]
     chosen = sample_records(records, 10, seed=0)
     assert chosen == sample_records(records, 10, seed=0) != records[:10]
     assert chosen == sorted(chosen, key=lambda r: int(r.id))
     assert sample_records(records, 0, 0) == sample_records(records, 99, 0) == records
-    mark = fingerprint({"x": 1}, records)
-    assert mark == fingerprint({"x": 1}, list(records))
-    assert mark != fingerprint({"x": 2}, records)
-    assert mark != fingerprint({"x": 1}, records[:-1])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,9 @@ def get_config(variant=""):
     config.generation.batch_size = 2
     config.generation.in_flight = 4
     config.generation.cache_gib = 0.5
-    config.evaluation = presets.evaluation(reference="single:aligned")
+    config.evaluation = presets.evaluation(
+        ("pretrained", "aligned"), aligned="aligned"
+    )
     config.evaluation.tasks = ()
     config.evaluation.own_tasks = (
         ConfigDict(
@@ -110,6 +114,16 @@ class Launcher:
         process = self.start(*arguments, name=name)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
+
+    def kill(self, *arguments: str, name: str, path: Path, lines: int) -> None:
+        """Starts a launcher, and kills it when its file has so many lines."""
+        process = self.start(*arguments, name=name)
+        deadline = time.monotonic() + 90
+        while not path.exists() or path.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

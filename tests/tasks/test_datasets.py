@@ -35,6 +35,16 @@ def test_permutation_balances_kaleidoscope(splits):
     assert all(0.30 < golds.count(letter) / len(golds) < 0.37 for letter in "ABC")
 
 
+def test_benign_joins_the_prompts_of_its_sources(splits):
+    """In their order, under ids that tell them apart, each source a category."""
+    for split in datasets.SPLITS:
+        for source in TASKS["benign"].sources:
+            mine = [r for r in splits("benign")[split] if r.category == source]
+            theirs = splits(source)[split]
+            assert [r.prompt for r in mine] == [r.prompt for r in theirs]
+            assert [r.id for r in mine] == [f"{source}-{r.id}" for r in theirs]
+
+
 def test_prepared_records_are_the_cleaned_ones(splits, archive, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_SWITCHGEN_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="prepare_tasks.py --tasks=sciriff"):
@@ -60,7 +70,7 @@ def test_launcher_lists_and_names_what_is_wrong():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     listed = run("--list").stdout.splitlines()
-    assert len(listed) == 23 and "1172 test  CC BY-SA 4.0" in listed[1]
+    assert len(listed) == 24 and "1172 test  CC BY-SA 4.0" in listed[1]
     wrong = run("--tasks=gsm9k")
     assert wrong.returncode and "'gsm9k' is unknown" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1

@@ -149,7 +149,8 @@ CHOICE_TASKS = [name for name in REAL if TASKS[name].scorer is Scorer.CHOICE]
 GOLD_TASKS = [
     name
     for name in REAL
-    if TASKS[name].scorer not in (Scorer.NONCOMPLIANCE, Scorer.INSTRUCTIONS)
+    if TASKS[name].scorer
+    not in (Scorer.NONCOMPLIANCE, Scorer.COMPLIANCE, Scorer.INSTRUCTIONS)
 ]
 
 
