@@ -76,8 +76,7 @@ def sample(logits_BV: jax.Array, uniform_B: jax.Array, sampling: Sampling) -> ja
     if sampling.greedy:
         return jnp.argmax(logits_BV, -1).astype(jnp.int32)
     scaled_BV = logits_BV / sampling.temperature
-    V = scaled_BV.shape[1]
-    short_BK, ids_BK = jax.lax.top_k(scaled_BV, min(SHORTLIST, V))
+    short_BK, ids_BK = _shortlist(scaled_BV)
     border_B, enough_B = _shortlist_border(scaled_BV, short_BK, sampling)
     weights_BK = _weights(short_BK, border_B, short_BK[:, :1])
     choice_B = _draw(weights_BK, uniform_B)
@@ -94,9 +93,19 @@ def sample(logits_BV: jax.Array, uniform_B: jax.Array, sampling: Sampling) -> ja
 def nucleus_mask(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """bool mask_BV of the tokens that `sample` can draw, by bisection alone."""
     scaled_BV = logits_BV / sampling.temperature
-    short_BK, _ = jax.lax.top_k(scaled_BV, min(SHORTLIST, scaled_BV.shape[1]))
+    short_BK, _ = _shortlist(scaled_BV)
     border_B = _full_border(scaled_BV, short_BK, sampling)
     return _weights(scaled_BV, border_B, short_BK[:, :1]) > 0
+
+
+def _shortlist(scaled_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest values and their ids, descending.
+
+    The barrier keeps XLA from joining later slices with the one inside top_k: on CPU
+    it then no longer knows top_k, and sorts the vocabulary.
+    """
+    K = min(SHORTLIST, scaled_BV.shape[1])
+    return jax.lax.optimization_barrier(jax.lax.top_k(scaled_BV, K))
 
 
 def _top_k_border(short_BK: jax.Array, sampling: Sampling) -> jax.Array:

@@ -141,3 +141,12 @@ def test_uniforms_belong_to_seed_request_and_position():
 def test_numbers_out_of_range_are_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         make_sampling(*arguments)
+
+
+def test_the_vocabulary_is_never_sorted():
+    """XLA's CPU compiler turns a top_k whose result is sliced again into a sort, which
+    takes 10 to 60 times as long."""
+    logits_BV = jnp.zeros((4, 5000))
+    program = jax.jit(sample).lower(logits_BV, jnp.zeros(4), make_sampling(0.7, 0.9))
+    compiled = program.compile().as_text()
+    assert "TopK" in compiled and " sort(" not in compiled
