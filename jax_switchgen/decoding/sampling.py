@@ -134,8 +134,11 @@ def _shortlist_border(
     kept_BK &= short_mass_BK > 0
     border_B = jnp.min(jnp.where(kept_BK, short_BK, jnp.inf), -1)
     complete = short_BK.shape[1] == scaled_BV.shape[1]
+    # Without a limit the set is everything; how sums round must not decide whether the
+    # shortlist, which is drawn from in another order, is taken for it.
+    limited = (sampling.top_p < 1) | (sampling.top_k > 0)
     # Equal to the last of the shortlist: the set, or its ties, may go on beyond it.
-    return border_B, jnp.logical_or(border_B > short_BK[:, -1], complete)
+    return border_B, (limited & (border_B > short_BK[:, -1])) | complete
 
 
 def _full_border(
