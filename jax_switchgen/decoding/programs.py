@@ -300,6 +300,20 @@ def decode_segment(
     return cache, Written(state.tokens_BT, state.count_B, state.stopped_B)
 
 
+@functools.partial(jax.jit, static_argnames="window", donate_argnames="cache")
+def copy_slot(
+    cache: Cache, source: jax.Array, target: jax.Array, *, window: int
+) -> Cache:
+    """Copies the first `window` positions of slot `source` to slot `target`."""
+
+    def copied(x_BKSH: jax.Array) -> jax.Array:
+        _, K, _, H = x_BKSH.shape
+        part = jax.lax.dynamic_slice(x_BKSH, (source, 0, 0, 0), (1, K, window, H))
+        return jax.lax.dynamic_update_slice(x_BKSH, part, (target, 0, 0, 0))
+
+    return jax.tree.map(copied, cache)
+
+
 def num_compiled() -> dict[str, int]:
     """How many variants of each program this process has compiled so far."""
     # _cache_size is the only count that jax offers of a jitted function's variants.
@@ -308,5 +322,6 @@ def num_compiled() -> dict[str, int]:
         "decode_segment": decode_segment,
         "choice_probs": choice_probs,
         "token_log_probs": token_log_probs,
+        "copy_slot": copy_slot,
     }
     return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]

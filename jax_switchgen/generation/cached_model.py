@@ -125,6 +125,17 @@ class CachedModel:
         """A new request takes the slot."""
         self.held[slot] = []
 
+    def fork(self, source: int, target: int) -> None:
+        """A slot begins with what another one holds."""
+        self.held[target] = list(self.held[source])
+        if self.held[source]:
+            self._cache = programs.copy_slot(
+                self.cache,
+                np.int32(source),
+                np.int32(target),
+                window=self._window([len(self.held[source])]),
+            )
+
     def catch_up(self, contexts: Mapping[int, Sequence[int]]) -> None:
         """Makes each slot hold its context except the last token."""
         todo: dict[int, Sequence[int]] = {}

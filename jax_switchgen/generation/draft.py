@@ -1,5 +1,7 @@
 """A response while it is being written: budget, text, and ids for the next speaker."""
 
+import copy
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -83,6 +85,21 @@ class Draft:
             self._ids = vocabulary.encode(self.text)
             self._vocabulary = vocabulary
         return self._ids
+
+    def fork(self, request: Request, slot: int) -> "Draft":
+        """A draft that begins as this one stands, and then goes its own way.
+
+        Args:
+          request: of the same query; its id is the fork's random stream.
+        """
+        fork = copy.copy(self)
+        fork.request = request
+        fork.slot = slot
+        fork.segments = [
+            dataclasses.replace(s, token_ids=list(s.token_ids)) for s in self.segments
+        ]
+        fork._history = list(self._history)
+        return fork
 
     def append(self, names: Sequence[str], index: int, new_ids: list[int]) -> Segment:
         """Adds a segment that the chosen speaker, candidate `index`, wrote."""

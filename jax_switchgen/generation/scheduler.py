@@ -27,8 +27,9 @@ class Scheduler(Generic[Item]):
         self.deciding: list[Item] = []
 
     @property
-    def has_free_slot(self) -> bool:
-        return bool(self._free)
+    def num_free(self) -> int:
+        """Slots that nobody holds."""
+        return len(self._free)
 
     @property
     def is_idle(self) -> bool:

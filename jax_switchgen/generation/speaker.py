@@ -65,6 +65,11 @@ class Speaker(CachedModel):
         super().forget(slot)
         self._prompts.pop(slot, None)
 
+    def fork(self, source: int, target: int) -> None:
+        super().fork(source, target)
+        if source in self._prompts:
+            self._prompts[target] = self._prompts[source]
+
     def prompt(self, query: str) -> list[int]:
         """Ids of the prompt in front of the response."""
         return prompt_ids(self.vocabulary, self.prompt_format, query)

@@ -45,7 +45,7 @@ def test_slots_are_lent_and_returned():
     scheduler: Scheduler[int] = Scheduler(2, 1, 1)
     first, second = scheduler.take_slot(), scheduler.take_slot()
     assert {first, second} == {0, 1}
-    assert not scheduler.has_free_slot
+    assert scheduler.num_free == 0
     scheduler.release_slot(first)
     assert scheduler.take_slot() == first
 
