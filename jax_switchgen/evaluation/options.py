@@ -1,27 +1,11 @@
 """The `evaluation` section of a config."""
 
 import dataclasses
-from pathlib import Path
 
 from jax_switchgen.tasks.catalogue import find_task
-from jax_switchgen.tasks.datasets import SPLITS, load_jsonl, load_records
+from jax_switchgen.tasks.datasets import SPLITS
 from jax_switchgen.tasks.record import Record, Scorer, Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OwnTask:
-    """A user's own records, in the fields that `tasks/parsing.py` names.
-
-    Attributes:
-      path: a JSONL file.
-      scorer: one of the values of `Scorer`.
-      labels: the closed set of answers of the scorer `label`.
-    """
-
-    name: str
-    path: str
-    scorer: str
-    labels: tuple[str, ...] = ()
+from jax_switchgen.tasks.selection import OwnTask, load_tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,19 +65,4 @@ class EvaluationOptions:
     def load(self) -> tuple[list[tuple[Task, list[Record]]], list[str]]:
         """All tasks with their records, and a line for each record that can't be
         read."""
-        found: list[tuple[Task, list[Record]]] = []
-        problems: list[str] = []
-        for name in self.tasks:
-            found.append((find_task(name), load_records(name, self.split)))
-        for own in self.own_tasks:
-            scorers = [scorer.value for scorer in Scorer]
-            if own.scorer not in scorers:
-                raise ValueError(
-                    f"own task {own.name!r}: scorer {own.scorer!r} is none of "
-                    f"{', '.join(scorers)}"
-                )
-            task = Task(own.name, Scorer(own.scorer), 0, 0, "the user's", own.labels)
-            records, unreadable = load_jsonl(Path(own.path), task)
-            found.append((task, records))
-            problems += unreadable
-        return found, problems
+        return load_tasks(self.tasks, self.own_tasks, self.split)

@@ -11,7 +11,6 @@ seeds of a system on a task are answered in one stream, which keeps batches full
 import dataclasses
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import Any
 
 from jax_switchgen.evaluation.kept import fingerprint
 from jax_switchgen.evaluation.systems import Answer, Question, System
-from jax_switchgen.tasks.record import Record, Scorer, Task
+from jax_switchgen.tasks.record import COMPARED, Record, Task
 from jax_switchgen.tasks.scoring import answer_key, score
 
 Row = dict[str, Any]
-COMPARED = (Scorer.REWARD, Scorer.DIVERSITY)  # answers have no score of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +48,6 @@ class Result:
     def seconds(self) -> float:
         """What answering took; of tasks' seeds that ran together, its part."""
         return sum(row["seconds"] for row in self.rows)
-
-
-def sample_records(records: Sequence[Record], size: int, seed: int) -> list[Record]:
-    """At most `size` records (0: all), drawn without their order."""
-    if not size or size >= len(records):
-        return list(records)
-    chosen = random.Random(seed).sample(range(len(records)), size)
-    return [records[i] for i in sorted(chosen)]
 
 
 class Work:

@@ -15,7 +15,7 @@ from jax_switchgen.evaluation import preference, safety, variety
 from jax_switchgen.evaluation.choices import ChoiceReader, Choices, choice_rows
 from jax_switchgen.evaluation.kept import Kept
 from jax_switchgen.evaluation.options import EvaluationOptions
-from jax_switchgen.evaluation.run import Result, Work, sample_records
+from jax_switchgen.evaluation.run import Result, Work
 from jax_switchgen.evaluation.systems import System, Written, make_systems
 from jax_switchgen.generation.embeddings import embed
 from jax_switchgen.generation.engine import Engine
@@ -25,6 +25,7 @@ from jax_switchgen.generation.speaker import Speaker
 from jax_switchgen.tasks.catalogue import TASKS
 from jax_switchgen.tasks.datasets import load_records
 from jax_switchgen.tasks.record import Record, Scorer, Task
+from jax_switchgen.tasks.selection import sample_records
 
 Row = dict[str, Any]
 

@@ -18,13 +18,16 @@ from typing import Any
 
 from jax_switchgen.generation.cached_model import cache_length_for
 from jax_switchgen.generation.engine import Engine, Event
-from jax_switchgen.generation.journal import Journal, difference, file_digest
+from jax_switchgen.generation.job_output import JobOutput
+from jax_switchgen.generation.journal import file_digest
 from jax_switchgen.generation.trace import Request
 from jax_switchgen.models.cache import slot_bytes
 
 # Fields of the `generation` section that change no token, so that a job may go on with
 # other values: decision 7, randomness belongs to the request.
-SCHEDULING = ("batch_size", "in_flight", "cache_gib")
+SCHEDULING = frozenset(
+    ("config", "generation", name) for name in ("batch_size", "in_flight", "cache_gib")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,6 @@ class Job:
     Attributes:
       requests: by line number.
       problems: lines that get no record.
-      complete: the output exists and is the one that this job would write.
     """
 
     def __init__(self, source: Path, output: Path, settings: Mapping[str, Any]):
@@ -126,34 +128,30 @@ class Job:
         self.requests, self.problems = read_input(source)
         if output.is_dir() or output.resolve() == source.resolve():
             raise ValueError(f"--output={output} must name a file other than --input")
-        self._output = output
-        self._identity = {
+        identity = {
             "input": source.name,
             "input_blake2b": file_digest(source),
-            "config": json.loads(json.dumps(settings)),
+            "config": settings,
         }
-        self._journal_path = output.with_name(f"{output.name}.partial")
-        self._config_path = output.with_name(f"{output.name}.config.json")
-        self._journal: Journal | None = None
+        self._output = JobOutput(output, identity, SCHEDULING | {("input",)})
         self._tokens: dict[int, int] = {}  # of cache that each line needs
-        self.complete = False
-        if self._journal_path.exists():
-            self._open_journal()
-        elif output.exists():
-            self._check_output()
-            self.complete = True
+
+    @property
+    def complete(self) -> bool:
+        """The output exists and is the one that this job would write."""
+        return self._output.complete
 
     @property
     def num_kept(self) -> int:
         """Records that earlier runs have written."""
-        return len(self._journal.lines & self.requests.keys()) if self._journal else 0
+        return len(self._output.numbers & self.requests.keys())
 
     @property
     def num_failed(self) -> int:
         """Lines without a record, also when an earlier run has refused them."""
         if not self.complete:
             return len(self.problems)
-        with self._output.open("rb") as stream:
+        with self._output.path.open("rb") as stream:
             return len(self.requests) + len(self.problems) - sum(1 for _ in stream)
 
     def check(self, engine: Engine) -> list[Problem]:
@@ -177,8 +175,7 @@ class Job:
         An event with a response is yielded after its record is in the journal.
         """
         self.check(engine)
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        journal = self._open_journal()
+        journal = self._output.open()
         left = [line for line in self.requests if line not in journal.lines]
         line_of = {id(self.requests[line]): line for line in left}
         for lines in self._groups(engine, left):
@@ -187,18 +184,11 @@ class Job:
                     line = line_of[id(event.request)]
                     journal.append(line, event.response.record())
                 yield event
-        self._write_config()
-        journal.finish(self._output, sorted(self.requests))
+        self._output.finish(sorted(self.requests))
 
     def close(self) -> None:
         """Lets another process go on with the job."""
-        if self._journal is not None:
-            self._journal.close()
-
-    def _open_journal(self) -> Journal:
-        if self._journal is None:
-            self._journal = Journal(self._journal_path, self._identity, _same_job)
-        return self._journal
+        self._output.close()
 
     def _groups(self, engine: Engine, lines: list[int]) -> list[list[int]]:
         """The lines, those apart whose caches let only a few be in flight.
@@ -217,26 +207,3 @@ class Job:
             )
             (small if slot <= memory else large).append(line)
         return [group for group in (small, large) if group]
-
-    def _check_output(self) -> None:
-        """Raises ValueError unless the output that exists is this job's."""
-        remedy = "name another --output, or delete it to write it again"
-        try:
-            found = json.loads(self._config_path.read_bytes())
-        except (OSError, ValueError):
-            raise ValueError(
-                f"{self._output} exists, with no {self._config_path.name} that says "
-                f"how it was made; {remedy}"
-            ) from None
-        if changed := _same_job(found, self._identity):
-            raise ValueError(f"{self._output} exists, made with {changed}; {remedy}")
-
-    def _write_config(self) -> None:
-        text = json.dumps(self._identity, indent=2, ensure_ascii=False)
-        self._config_path.write_text(text + "\n", encoding="utf-8")
-
-
-def _same_job(old: Any, new: Any) -> str | None:
-    """What is different between two jobs' identities, in words, or None."""
-    ignored = {("input",), *(("config", "generation", name) for name in SCHEDULING)}
-    return difference(old, new, ignored)

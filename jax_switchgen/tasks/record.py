@@ -21,6 +21,9 @@ class Scorer(enum.Enum):
     DIVERSITY = "diversity"  # several answers to one prompt are compared
 
 
+COMPARED = (Scorer.REWARD, Scorer.DIVERSITY)  # answers have no score of their own
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One item of a task.

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from jax_switchgen.evaluation.run import Cell, Result, sample_records
+from jax_switchgen.evaluation.run import Cell, Result
 from jax_switchgen.evaluation.summary import summarize, traces
-from jax_switchgen.tasks.record import Record
 
 
 def row(cell, number, value, speaker="p"):
@@ -64,11 +63,3 @@ def test_gained_and_lost_against_the_reference():
     assert [shown["b", str(i)] for i in range(3)] == ["gained", "lost", "same"]
     assert all(shown["a", str(i)] is None for i in range(3))
     assert traces(results, "a", frozenset({"t"})) == []
-
-
-def test_samples():
-    records = [Record(str(i), f"question {i}") for i in range(50)]
-    chosen = sample_records(records, 10, seed=0)
-    assert chosen == sample_records(records, 10, seed=0) != records[:10]
-    assert chosen == sorted(chosen, key=lambda r: int(r.id))
-    assert sample_records(records, 0, 0) == sample_records(records, 99, 0) == records
