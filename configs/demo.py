@@ -38,6 +38,12 @@ def get_config(variant: str = ""):
     config.generation.in_flight = 24 if evaluated else 8
     config.generation.cache_gib = 2.0
     config.evaluation = presets.evaluation(("pretrained", "aligned"), aligned="aligned")
+    config.rollouts = presets.rollouts(
+        "outputs/demo/rollouts.jsonl", ("arc_challenge", "truthfulqa", "coconot")
+    )
+    config.rollouts.num_records = 24
+    config.rollouts.completions = 4
+    config.rollouts.earliest = 0.0  # who begins decides most of these answers
     if variant == "" or evaluated:
         # Untuned, the switcher is nine to one for candidate 1 whatever was written;
         # flattened, it lets both speak.

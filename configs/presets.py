@@ -125,3 +125,26 @@ def evaluation(names: Sequence[str], *, aligned: str) -> ConfigDict:
             reference=reference,
         )
     )
+
+
+def rollouts(output: str, tasks: Sequence[str]) -> ConfigDict:
+    """What the switcher learns from; see `launch/collect_rollouts.py`.
+
+    Args:
+      output: the JSONL file of labelled examples.
+    """
+    return ConfigDict(
+        dict(
+            output=output,
+            tasks=tuple(tasks),
+            own_tasks=(),
+            split="dev",
+            num_records=0,
+            places=1,
+            completions=8,
+            allocation="fixed",
+            earliest=0.1,
+            latest=0.9,
+            reward_model=placeholder(str),
+        )
+    )

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory")
+NAMES = (
+    *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
+    "collect_vs_alone",
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,12 @@ def test_contenders_alternate(benchmark_modules):
     seconds = harness.interleave(contenders, 2)
     assert order == ["a", "b", "b", "a"]
     assert {name: len(s) for name, s in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_collected_together_is_the_same_and_reads_less(outputs):
+    results = record(outputs, "collect_vs_alone")["results"]
+    assert results["same"]
+    together, query = results["together"], results["query"]
+    assert together["tokens"] == query["tokens"] == results["response"]["tokens"]
+    # Prompts of 32 words; 2 branches of 2 completions read them again and again.
+    assert together["read"] < 0.5 * query["read"] == 0.5 * results["response"]["read"]

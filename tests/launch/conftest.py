@@ -41,14 +41,15 @@ def get_config(variant=""):
     config.evaluation = presets.evaluation(
         ("pretrained", "aligned"), aligned="aligned"
     )
+    mine = dict(name="mine", path=f"{{FOLDER}}/mine.jsonl", scorer="choice", labels=())
     config.evaluation.tasks = ()
-    config.evaluation.own_tasks = (
-        ConfigDict(
-            dict(name="mine", path=f"{{FOLDER}}/mine.jsonl", scorer="choice", labels=())
-        ),
-    )
+    config.evaluation.own_tasks = (ConfigDict(mine),)
     config.evaluation.num_records = 0
     config.evaluation.seeds = (0, 1)
+    config.rollouts = presets.rollouts("rollouts.jsonl", ())
+    config.rollouts.own_tasks = (ConfigDict(mine),)
+    config.rollouts.completions = 3
+    config.rollouts.places = 2
     return config
 """
 
@@ -86,6 +87,29 @@ def pool(tmp_path_factory) -> Path:
     save_checkpoint(folder / "a", seed=1)
     (folder / "config.py").write_text(CONFIG_FILE.format(folder=str(folder)))
     return folder
+
+
+CHOICES = {"A": "red", "B": "green", "C": "blue"}
+
+
+@pytest.fixture(scope="session")
+def records(pool):
+    """Twelve good records, and one each: a missing field, a duplicate id, a gold that
+    is no option, a broken line."""
+    good = [
+        {
+            "id": i,
+            "question": f"Colour {i}?",
+            "choices": CHOICES,
+            "answer": "ABC"[i % 3],
+        }
+        for i in range(12)
+    ]
+    lines = [json.dumps(item) for item in good]
+    lines += [json.dumps({"id": 20, "choices": CHOICES, "answer": "A"})]
+    lines += [lines[3], json.dumps({**good[0], "id": 21, "answer": "D"}), '{"id": 22']
+    (pool / "mine.jsonl").write_text("\n".join(lines) + "\n")
+    return good
 
 
 class Launcher:

@@ -4,31 +4,10 @@ import json
 
 import pytest
 
-CHOICES = {"A": "red", "B": "green", "C": "blue"}
 SYSTEMS = (
     *("single:aligned", "single:pretrained", "segments:aligned", "switcher", "random"),
     *("round_robin", "vote", "self_consistency:aligned"),
 )
-
-
-@pytest.fixture(scope="module")
-def records(pool):
-    """Twelve good records, and one each: a missing field, a duplicate id, a gold that
-    is no option, a broken line."""
-    good = [
-        {
-            "id": i,
-            "question": f"Colour {i}?",
-            "choices": CHOICES,
-            "answer": "ABC"[i % 3],
-        }
-        for i in range(12)
-    ]
-    lines = [json.dumps(item) for item in good]
-    lines += [json.dumps({"id": 20, "choices": CHOICES, "answer": "A"})]
-    lines += [lines[3], json.dumps({**good[0], "id": 21, "answer": "D"}), '{"id": 22']
-    (pool / "mine.jsonl").write_text("\n".join(lines) + "\n")
-    return good
 
 
 def arguments(pool, output):

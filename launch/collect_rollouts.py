@@ -1,0 +1,122 @@
+"""Collects what the switcher learns from: which candidate should have gone on?
+
+On a laptop, minutes (prepare the tasks once, 14 MB):
+  python launch/prepare_tasks.py --tasks=arc_challenge,truthfulqa,kaleidoscope
+  python launch/collect_rollouts.py --config=configs/demo.py
+
+A response is written by random switching and cut at a segment boundary. There each
+candidate writes one segment, each of these branches is completed several times by
+random switching, and the completions are scored. The best branch is the label.
+
+Which tasks, how many queries, places in a response, and completions of a branch:
+  … --config.rollouts.tasks="('gsm8k','popqa')" --config.rollouts.num_records=100 \\
+      --config.rollouts.places=2 --config.rollouts.completions=16
+The same labels for fewer completions, or nearly the same for much fewer:
+  … --config.rollouts.allocation=curtailed
+  … --config.rollouts.allocation=halving
+
+Several machines, each with its own line; training takes all their files:
+  … --num_shards=4 --shard_index=0
+
+Each labelled place is on disk at once: the same command goes on where a run stopped.
+Exit codes: 0 all labelled, 1 some queries were left out, 2 an error.
+"""
+
+import time
+import typing
+
+from absl import flags
+from command_line import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    as_json,
+    define_config,
+    read_pool,
+    required,
+    run,
+)
+
+if typing.TYPE_CHECKING:
+    from jax_switchgen.generation.display import Notes
+    from jax_switchgen.rollouts.collection import Collected, Collection
+
+SECONDS_BETWEEN_LINES = 2.0
+
+CONFIG = define_config()
+SHARD = flags.DEFINE_integer("shard_index", 0, "Which part of the places, from 0.")
+NUM_SHARDS = flags.DEFINE_integer("num_shards", 1, "How many parts there are.")
+
+
+def main() -> int:
+    if not 0 <= SHARD.value < NUM_SHARDS.value:
+        raise ValueError(
+            f"--shard_index={SHARD.value} is none of 0 … --num_shards - 1 = "
+            f"{NUM_SHARDS.value - 1}"
+        )
+    # Imported late: these take seconds, and help and wrong flags need none of them.
+    from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.rewards import load_reward_model
+    from jax_switchgen.policies.build import PolicyOptions, build_engine
+    from jax_switchgen.rollouts import collection as collecting
+    from jax_switchgen.rollouts.options import RolloutOptions
+    from jax_switchgen.rollouts.pool import pool_of
+    from jax_switchgen.rollouts.records import read_rollouts
+    from jax_switchgen.rollouts.summary import label_table
+
+    config = read_pool(required(CONFIG), rollouts=RolloutOptions)
+    settings, options = as_json(config), config.pop("rollouts")
+    seed = config["generation"].seed
+    pool = pool_of(config["candidates"])
+    tasks, problems = options.load()
+    with Notes() as notes:
+        for problem in problems:
+            notes.line(problem)
+        collection = collecting.Collection(
+            collecting.make_places(tasks, options, seed),
+            options,
+            pool,
+            settings,
+            shard=SHARD.value,
+            num_shards=NUM_SHARDS.value,
+        )
+        if collection.complete:
+            notes.line(f"{collection.path} is complete already; nothing is left to do")
+            return EXIT_OK
+        if collection.num_kept:
+            notes.line(f"{collection.num_kept} places are there from an earlier run")
+        config["policy"] = PolicyOptions(name="random")
+        engine = build_engine(**config, progress=notes.progress)
+        judge = collecting.make_judge(
+            lambda: load_reward_model(
+                options.reward_model, dtype=config["dtype"], progress=notes.progress
+            )
+        )
+        show(collection, collection.run(engine, judge), notes)
+        notes.console.print(label_table(read_rollouts(collection.path, pool)))
+        notes.line(f"{collection.path}: train on it with launch/train_switcher.py")
+    return EXIT_SOME_FAILED if problems or collection.refused else EXIT_OK
+
+
+def show(
+    collection: "Collection", places: "typing.Iterator[Collected]", notes: "Notes"
+) -> None:
+    """Progress while places are labelled."""
+    started = next_line = time.perf_counter()
+    for done, collected in enumerate(places, start=1):
+        now = time.perf_counter()
+        if now < next_line and done < len(collection.left):
+            continue
+        next_line = now + SECONDS_BETWEEN_LINES
+        seconds = now - started
+        left = seconds * (len(collection.left) / done - 1) / 60
+        notes.progress(
+            f"{done} of {len(collection.left)} places · {collected.responses} "
+            f"completions · {collected.tokens / seconds:.0f} tokens/s · "
+            f"{left:.0f} min left"
+        )
+    for line in collection.refused:
+        notes.line(line)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
