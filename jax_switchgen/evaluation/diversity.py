@@ -59,7 +59,7 @@ class Gate:
     Attributes:
       quality, reference: mean quality of the system and of the reference.
       difference: paired over prompts, system minus reference.
-      passed: the whole interval lies above -margin.
+      passed: no part of the interval lies below -margin.
     """
 
     quality: float
@@ -187,7 +187,7 @@ def quality_gate(
         quality=float(np.mean(quality_P)),
         reference=float(np.mean(reference_P)),
         difference=difference,
-        passed=bool(difference.low > -margin),
+        passed=bool(difference.low >= -margin),
     )
 
 

@@ -41,7 +41,9 @@ from jax_switchgen.policies.simple import Fixed
 Encoder = Callable[[Sequence[str]], np.ndarray]
 Quality = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
-MARGIN = 0.1  # nats per token: the loss of quality that diversity may cost
+# The loss of quality that diversity may cost, in standard deviations of the reference's
+# answers: a small effect (Cohen 1988), whether quality is in nats or a reward.
+MARGIN = 0.2
 REJECTED = 0.05  # the share of the reference's own answers that are not good enough
 
 # Each with the most it can be: None is without bound, 0 the number of answers.
@@ -100,7 +102,8 @@ def measure(
       reference: the system whose quality is the standard.
       encode: gets each different text once, none of them empty.
       quality: gets all pairs of a system at once, no answer of them empty.
-      margin: of `diversity.quality_gate`, in units of the quality.
+      margin: of `diversity.quality_gate`, in standard deviations of the quality of the
+        reference's single answers.
       rejected: answers below this quantile of the reference's quality do not count.
     Returns:
       Rows of `system`, `task`, `prompts`, `samples`, `words` (the budget), the
@@ -128,6 +131,7 @@ def measure(
         words = _word_budget(answers)
         found = _diversities(answers, reference, encode, rejected, words)
         qualities = _mean_qualities(answers)
+        least = margin * float(np.nanstd(answers[reference].quality_PK))
         front = pareto_front(
             np.array([np.mean([one.vendi for one in some]) for some in found.values()]),
             np.array([quality_P.mean() for quality_P in qualities.values()]),
@@ -136,7 +140,7 @@ def measure(
             row: Row = {"system": system, "task": task, "prompts": len(found[system])}
             row |= {"samples": len(groups[system]), "words": words}
             row |= _means(found[system], len(groups[system]), bootstrap)
-            row |= _judged(qualities, system, reference, margin, bootstrap)
+            row |= _judged(qualities, system, reference, least, bootstrap)
             rows.append(row | {"on_front": bool(on_front)})
     return rows
 
@@ -158,9 +162,9 @@ def tables(rows: Sequence[Row]) -> list[Table]:
                 "different answers), distance and distinct-n, a lower self-BLEU and "
                 "compression ratio. Counted: answers that are good enough to be "
                 "compared. The gate is passed where the mean quality is below the "
-                "reference's by less than the margin, with confidence. ●, and the "
-                "dashed line: no other system is better in both Vendi score and "
-                "quality.",
+                "reference's by less than a fifth of the standard deviation of its "
+                "answers, with confidence. ●, and the dashed line: no other system is "
+                "better in both Vendi score and quality.",
                 "columns": [*columns, "Compression", "Counted"],
                 "rows": [_cells(row) for row in mine],
                 "plot": {

@@ -92,15 +92,19 @@ def test_gibberish_counts_for_nothing_and_fails_the_gate():
     assert rows["noise"]["accepted"] == 2 and rows["a"]["passed"]
 
 
-def test_a_gate_is_as_wide_as_its_margin():
-    def a_little_worse(pairs):
-        return np.array([-1.2 if "worse" in text else -1.0 for _, text in pairs])
-
-    good = [["a b", "c d"], ["e f", "g h"]]
+def test_a_gate_is_as_wide_as_its_margin_in_any_unit():
+    """The reference's answers vary by 1, and the others are worse by 0.2."""
+    good = [["low a", "high b"], ["low c", "high d"]]
     worse = [[f"{text} worse" for text in row] for row in good]
     results = answered("a", good) + answered("b", worse)
-    assert not measured(results, quality=a_little_worse, margin=0.1)["b"]["passed"]
-    assert measured(results, quality=a_little_worse, margin=0.3)["b"]["passed"]
+    for unit in (1, 100):
+
+        def quality(pairs, unit=unit):
+            low = [2 * ("low" in t) + 0.2 * ("worse" in t) for _, t in pairs]
+            return -unit * np.array(low)
+
+        assert not measured(results, quality=quality, margin=0.1)["b"]["passed"]
+        assert measured(results, quality=quality, margin=0.3)["b"]["passed"]
 
 
 def test_intervals_resample_prompts():
