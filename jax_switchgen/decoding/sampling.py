@@ -125,8 +125,13 @@ def _shortlist_border(
     kept_BK &= short_mass_BK > 0
     border_B = jnp.min(jnp.where(kept_BK, short_BK, jnp.inf), -1)
     complete = short_BK.shape[1] == scaled_BV.shape[1]
+    # Where everything is kept, rounding alone would say that a peaked row's shortlist
+    # holds all of the mass, and the two ways draw in different orders: a last bit of
+    # the logits, which depends on the batch, would change the token.
+    bounded = jnp.logical_or(sampling.top_p < 1, sampling.top_k > 0)
     # Equal to the last of the shortlist: the set, or its ties, may go on beyond it.
-    return border_B, jnp.logical_or(border_B > short_BK[:, -1], complete)
+    enough_B = jnp.logical_and(border_B > short_BK[:, -1], bounded)
+    return border_B, jnp.logical_or(enough_B, complete)
 
 
 def _full_border(

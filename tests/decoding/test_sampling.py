@@ -102,6 +102,19 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
         assert int(alone[0]) == int(beside[0])
 
 
+def test_rounding_of_the_logits_does_not_change_a_draw_from_everything():
+    """As another batch size rounds them; of 272 tokens, a few hold nearly all mass."""
+    rng = np.random.default_rng(0)
+    logits_BV = (5 * rng.standard_normal((64, 272))).astype(np.float32)
+    uniform_B = rng.random(64).astype(np.float32)
+    sampling = make_sampling(1.0)
+    expected_B = _sample(logits_BV, uniform_B, sampling)
+    for change in (-5e-7, -3e-7, -1e-7, 1e-7, 3e-7, 5e-7):
+        rounded_BV = (logits_BV * np.float32(1 + change)).astype(np.float32)
+        found_B = _sample(rounded_BV, uniform_B, sampling)
+        np.testing.assert_array_equal(found_B, expected_B)
+
+
 @pytest.mark.parametrize("uniform", [0.0, np.nextafter(np.float32(1), np.float32(0))])
 def test_the_ends_of_the_unit_interval_draw_real_tokens(uniform):
     logits_V = np.full(700, -np.inf, np.float32)
