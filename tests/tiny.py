@@ -60,6 +60,13 @@ def random_model(seed: int, config: ModelConfig = CONFIG) -> Transformer:
     return jax.tree.map(lambda x: 3 * x if x.ndim == 2 else x, model)
 
 
+def letters_model(seed: int) -> Transformer:
+    """Greedy text that is UTF-8: random bytes would be read in other tokens."""
+    arrays = random_model(seed).arrays()
+    arrays["head"] = arrays["head"].at[94:].set(0)  # ids 0 … 93 are "!" to "~"
+    return Transformer(CONFIG, arrays)
+
+
 def speaker(name: str, model: Transformer, **changes) -> Speaker:
     options = dict(vocabulary=Vocabulary(byte_tokenizer()), prompt_format="raw")
     options |= dict(stop_ids=(STOP,)) | changes

@@ -20,6 +20,10 @@ from jax_switchgen.policies.simple import Fixed, Random, Schedule
 from jax_switchgen.tasks.record import Record, Task
 from jax_switchgen.tasks.scoring import answer_key
 
+# Names of systems: of one candidate, as in "single:NAME", and of the whole pool.
+ALONE = ("single", "segments", "self_consistency")
+TOGETHER = ("switcher", "random", "round_robin", "vote")
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -169,7 +173,33 @@ def make_systems(
     Raises:
       ValueError: a name is none of these.
     """
+    check_systems(names, [speaker.name for speaker in speakers])
     return [_make_system(name, speakers, policy, options) for name in names]
+
+
+def check_systems(names: Sequence[str], candidates: Sequence[str]) -> None:
+    """Raises ValueError for a name that `make_systems` does not know."""
+    for name in names:
+        base, _, temperature = name.partition("@")
+        kind, _, speaker = base.partition(":")
+        if temperature:
+            try:
+                float(temperature)
+            except ValueError:
+                raise ValueError(
+                    f"system {name!r}: {temperature!r} is no temperature"
+                ) from None
+        if kind in ALONE:
+            if speaker not in candidates:
+                raise ValueError(
+                    f"system {name!r}: {speaker!r} is no candidate; "
+                    f"candidates: {', '.join(candidates)}"
+                )
+        elif base not in TOGETHER:
+            raise ValueError(
+                f"system {name!r} is none of {':NAME, '.join(ALONE)}:NAME, "
+                f"{', '.join(TOGETHER)} (with @TEMPERATURE or without)"
+            )
 
 
 def _make_system(
@@ -180,22 +210,12 @@ def _make_system(
 ) -> System:
     base, _, temperature = name.partition("@")
     if temperature:
-        try:
-            options = dataclasses.replace(options, temperature=float(temperature))
-        except ValueError:
-            raise ValueError(
-                f"system {name!r}: {temperature!r} is no temperature"
-            ) from None
+        options = dataclasses.replace(options, temperature=float(temperature))
     kind, _, speaker = base.partition(":")
     n = len(speakers)
     names = [s.name for s in speakers]
     whole = dataclasses.replace(options, segment_length=options.max_new_tokens)
-    if kind in ("single", "segments", "self_consistency"):
-        if speaker not in names:
-            raise ValueError(
-                f"system {name!r}: {speaker!r} is no candidate; "
-                f"candidates: {', '.join(names)}"
-            )
+    if kind in ALONE:
         alone = Fixed(names.index(speaker))
         if kind == "segments":
             return Written(name, speakers, alone, options)
@@ -211,9 +231,4 @@ def _make_system(
         "random": Random(n),
         "round_robin": Schedule(range(n)),
     }
-    if base not in policies:
-        raise ValueError(
-            f"system {name!r} is none of single:NAME, segments:NAME, switcher, random, "
-            "round_robin, vote, self_consistency:NAME (with @TEMPERATURE or without)"
-        )
     return Written(name, speakers, policies[base], options)

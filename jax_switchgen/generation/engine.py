@@ -44,6 +44,10 @@ class Event:
 class Engine:
     """Writes responses with a pool of speakers and a policy.
 
+    Args:
+      until: strings; a response also ends with the segment that completes one of them.
+        The text is not cut: whoever asked cuts it, and the record keeps its tokens.
+
     Attributes:
       seconds: wall time by phase (`decision`, `catch_up`, `decode`, `fetch`) since the
         engine was made. Programs run asynchronously: `fetch` is where the host waits.
@@ -56,11 +60,13 @@ class Engine:
         policy: Policy,
         options: GenerationOptions,
         *,
+        until: Sequence[str] = (),
         synchronous: bool = False,
     ):
         self.speakers = list(speakers)
         self.policy = policy
         self.options = options
+        self.until = tuple(until)
         self.synchronous = synchronous
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -83,11 +89,22 @@ class Engine:
         Raises:
           ValueError: it can't be answered; one line that says why.
         """
-        self.policy.check(request.query, self.options)
+        needed = self.check_length(request.query)
+        bytes_needed = self._slot_bytes([request], needed)
+        if bytes_needed > self.options.cache_gib * 2**30:
+            raise ValueError(
+                f"prompt + budget of {needed} tokens need {bytes_needed / 2**30:.1f} "
+                f"GiB of cache; raise generation.cache_gib={self.options.cache_gib}"
+            )
+        return needed
+
+    def check_length(self, query: str) -> int:
+        """Like `check`, of what the models can read, whatever the memory."""
+        self.policy.check(query, self.options)
         budget = self.options.max_new_tokens
         needed = 0
         for speaker in self.speakers:
-            prompt = len(speaker.prompt(request.query))
+            prompt = len(speaker.prompt(query))
             limit = speaker.model.config.max_positions
             if prompt + budget > limit:
                 raise ValueError(
@@ -96,12 +113,6 @@ class Engine:
                     "lower generation.max_new_tokens"
                 )
             needed = max(needed, prompt + budget)
-        bytes_needed = self._slot_bytes([request], needed)
-        if bytes_needed > self.options.cache_gib * 2**30:
-            raise ValueError(
-                f"prompt + budget of {needed} tokens need {bytes_needed / 2**30:.1f} "
-                f"GiB of cache; raise generation.cache_gib={self.options.cache_gib}"
-            )
         return needed
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Event]:
@@ -119,6 +130,8 @@ class Engine:
                     session.go_on(session.admit(queue.popleft()))
                 events = []
                 for draft, finish_reason in session.turn():
+                    if any(string in draft.text for string in self.until):
+                        finish_reason = finish_reason or "stop"
                     if finish_reason is None:
                         session.go_on(draft)
                     else:

@@ -15,9 +15,9 @@ from scipy import special
 
 from jax_switchgen.generation.cached_model import Buckets, batch_buckets
 from jax_switchgen.generation.decision import Policy
-from jax_switchgen.generation.judged_text import JudgedText, judged_text, windows
+from jax_switchgen.generation.judged_text import JudgedText, Tokens, cut, windows
 from jax_switchgen.generation.options import GenerationOptions
-from jax_switchgen.generation.prompts import partial_in_user_turn
+from jax_switchgen.generation.prompts import partial_in_user_turn, start_id
 from jax_switchgen.generation.speaker import Speaker
 
 
@@ -39,7 +39,7 @@ class Likelihood:
         """float (I, M): the policy's probabilities for the first segment."""
         found = []
         for batch in self._batches(queries):
-            texts = [self._text(i, query) for i, query in enumerate(batch)]
+            texts = [self._response(query, "") for query in batch]
             self._open_policy(texts)
             found.append(self._weights(texts))
             self.policy.close()
@@ -78,48 +78,53 @@ class Likelihood:
         self, pairs: Sequence[tuple[str, str]]
     ) -> Iterator[tuple[float, bool]]:
         """For (query, response): log p, and whether greedy decoding would write it."""
-        yield from self._judge(pairs, prompts=True)
+        for batch in self._batches(pairs):
+            texts = [self._response(*pair) for pair in batch]
+            yield from self._judge(texts, prompts=True)
+
+    def check(self, query: str, response: str) -> None:
+        """Raises ValueError if they are longer than speakers or policy can read."""
+        text = self._response(query, response)
+        self.policy.check(query, self._options_for(len(text.left)))
+        for m, speaker in enumerate(self.speakers):
+            _check_length(speaker, text.longest(m))
 
     def text_log_likelihoods(self, texts: Sequence[str]) -> Iterator[float]:
         """Log p of whole texts, without any prompt, by their beginning-of-text token.
 
-        A text longer than the positions of a model is cut into windows, each of which
-        begins anew.
+        A text longer than the positions of a model is judged in windows, each token
+        once. A speaker reads as much before a window as its positions hold; the policy
+        sees each window as a response that begins.
+
+        In: tokens 0 … 9 and 4 positions. Out: what 0 … 3 get after the beginning, 4 … 7
+        after 3, and 8, 9 after 5 … 7.
         """
-        limit = min(speaker.model.config.max_positions for speaker in self.speakers) - 1
-        windows = [self._windows(text, limit) for text in texts]
-        pairs = [("", window) for several in windows for window in several]
-        judged = self._judge(pairs, prompts=False)
+        windows = [self._windows(text) for text in texts]
+        whole = [window for several in windows for window in several]
+        judged = (
+            log_prob
+            for batch in self._batches(whole)
+            for log_prob, _ in self._judge(batch, prompts=False)
+        )
         for several in windows:
-            yield sum((next(judged)[0] for _ in several), start=0.0)
+            yield sum((next(judged) for _ in several), start=0.0)
 
     def _judge(
-        self, pairs: Sequence[tuple[str, str]], *, prompts: bool
+        self, texts: Sequence[JudgedText], *, prompts: bool
     ) -> Iterator[tuple[float, bool]]:
-        for batch in self._batches(pairs):
-            texts = [
-                self._text(i, query, response)
-                for i, (query, response) in enumerate(batch)
-            ]
-            starts = [
-                [
-                    speaker.prompt(text.query) if prompts else _beginning(speaker)
-                    for speaker in self.speakers
-                ]
-                for text in texts
-            ]
-            self._open_policy(texts)
-            self._open_speakers(texts, starts)
-            while waiting := [text for text in texts if text.left]:
-                if prompts and self.options.partial_in == "user":
-                    read = [self._user_turns(text) for text in waiting]
-                else:
-                    read = [text.read_after(starts[text.slot]) for text in waiting]
-                self._advance(waiting, read)
-            for speaker in self.speakers:
-                speaker.close()
-            self.policy.close()
-            yield from ((text.log_prob, text.is_greedy) for text in texts)
+        """Judges a batch; `prompts` says whether each text answers its query."""
+        self._open_policy(texts)
+        self._open_speakers(texts)
+        while waiting := [text for text in texts if text.left]:
+            if prompts and self.options.partial_in == "user":
+                read = [self._user_turns(text) for text in waiting]
+            else:
+                read = [text.read() for text in waiting]
+            self._advance(waiting, read)
+        for speaker in self.speakers:
+            speaker.close()
+        self.policy.close()
+        yield from ((text.log_prob, text.is_greedy) for text in texts)
 
     def _user_turns(self, text: JudgedText) -> list[list[int]]:
         query = partial_in_user_turn(text.query, text.done)
@@ -175,7 +180,8 @@ class Likelihood:
         return weights_IM
 
     def _open_policy(self, texts: Sequence[JudgedText]) -> None:
-        for text in texts:
+        for slot, text in enumerate(texts):
+            text.slot = slot
             self.policy.check(text.query, self._options_for(len(text.left)))
         queries = [text.query for text in texts]
         options = self._options_for(max(len(text.left) for text in texts))
@@ -188,34 +194,62 @@ class Likelihood:
         budget = max(1, segments) * self.options.segment_length
         return dataclasses.replace(self.options, max_new_tokens=budget)
 
-    def _open_speakers(self, texts: Sequence[JudgedText], starts) -> None:
+    def _open_speakers(self, texts: Sequence[JudgedText]) -> None:
         for m, speaker in enumerate(self.speakers):
-            longest = max(
-                len(starts[text.slot][m]) + len(text.tokens[m].ids) for text in texts
-            )
+            longest = max(text.longest(m) for text in texts)
             _check_length(speaker, longest)
             speaker.open(len(texts), longest, self._buckets)
 
-    def _text(self, slot: int, query: str, response: str = "") -> JudgedText:
-        vocabularies = [speaker.vocabulary for speaker in self.speakers]
-        return judged_text(slot, query, response, vocabularies, self.options)
+    def _response(self, query: str, response: str) -> JudgedText:
+        """The response to a query, none of it judged yet."""
+        starts = [speaker.prompt(query) for speaker in self.speakers]
+        tokens = [
+            Tokens.after(speaker.vocabulary, speaker.prompt_format, query, response)
+            for speaker in self.speakers
+        ]
+        return self._judged_text(query, starts, tokens, response)
 
-    def _windows(self, text: str, limit: int) -> list[str]:
-        """The text in parts of fewer tokens than `limit` for every speaker, and short
-        enough for the policy, whose signed history is longer."""
-        vocabularies = [speaker.vocabulary for speaker in self.speakers]
-        tokens = limit * 3 // 4
+    def _windows(self, text: str) -> list[JudgedText]:
+        """The text in windows that speakers can read, and short enough for the policy,
+        whose signed history is longer."""
+        tokens = [Tokens.of(speaker.vocabulary, text) for speaker in self.speakers]
+        limits = [speaker.model.config.max_positions for speaker in self.speakers]
+        size = min(limits)
         while True:
-            parts = windows(vocabularies, text, tokens)
+            parts = []
+            for start, end in windows(tokens, text, size):
+                read = []
+                for speaker, limit, whole in zip(
+                    self.speakers, limits, tokens, strict=True
+                ):
+                    # With the beginning in front, place i+1 has token i.
+                    ids = [start_id(speaker.vocabulary), *whole.ids]
+                    first = max(0, whole.count(end) - limit)
+                    read.append(ids[first : whole.count(start) + 1])
+                part = [whole.between(start, end) for whole in tokens]
+                parts.append(self._judged_text("", read, part, text[start:end]))
             try:
-                for part in parts:
-                    segments = len(self._text(0, "", part).left)
-                    self.policy.check("", self._options_for(segments))
+                for judged in parts:
+                    self.policy.check("", self._options_for(len(judged.left)))
                 return parts
             except ValueError:
-                tokens //= 2
-                if tokens < self.options.segment_length:
+                size //= 2
+                if size < self.options.segment_length:
                     raise
+
+    def _judged_text(
+        self,
+        query: str,
+        starts: Sequence[list[int]],
+        tokens: Sequence[Tokens],
+        text: str,
+    ) -> JudgedText:
+        """In segments of the first speaker's tokens."""
+        length = self.options.segment_length
+        rounds = -(-self.options.max_new_tokens // length)
+        return JudgedText(
+            query, starts, tokens, list(cut(tokens[0], text, length)), rounds
+        )
 
     def _batches(self, items: Sequence) -> Iterator[Sequence]:
         size = self.options.batch_size
@@ -230,13 +264,6 @@ def _one_token_forms(speaker: Speaker, word: str) -> list[int]:
             f"candidate {speaker.name!r}: {word!r} is not one token of its tokenizer"
         )
     return forms
-
-
-def _beginning(speaker: Speaker) -> list[int]:
-    """The token that stands before a text: of its beginning, or else of its end."""
-    tokenizer = speaker.vocabulary.tokenizer
-    found = tokenizer.bos_token_id
-    return [tokenizer.eos_token_id if found is None else found]
 
 
 def _check_length(speaker: Speaker, tokens: int) -> None:

@@ -18,23 +18,37 @@ def prompt_ids(vocabulary: Vocabulary, prompt_format: str, query: str) -> list[i
     Raises:
       ValueError: the query leaves nothing to start from.
     """
-    tokenizer = vocabulary.tokenizer
+    text = prompt_text(vocabulary, prompt_format, query)
     if prompt_format == "chat":
-        message = [{"role": "user", "content": query}]
-        text = tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
-        return vocabulary.encode(str(text))
-    ids = tokenizer.encode(query)
-    if not ids:
-        # A model needs one token to start from; these mark the start of a document.
-        for start in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-            if start is not None:
-                return [start]
-        raise ValueError(
-            "empty input, and the tokenizer has no start token; give some text"
-        )
-    return ids
+        return vocabulary.encode(text)
+    return list(vocabulary.tokenizer.encode(text)) or [start_id(vocabulary)]
+
+
+def prompt_text(vocabulary: Vocabulary, prompt_format: str, query: str) -> str:
+    """The prompt for a query; a chat template writes its special tokens itself."""
+    if prompt_format == "raw":
+        return query
+    message = [{"role": "user", "content": query}]
+    text = vocabulary.tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True
+    )
+    return str(text)
+
+
+def start_id(vocabulary: Vocabulary) -> int:
+    """The token that stands before a text when nothing else does: a model needs one to
+    start from, and this one begins, or else ends, a document.
+
+    Raises:
+      ValueError: the tokenizer has neither.
+    """
+    tokenizer = vocabulary.tokenizer
+    for start in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if start is not None:
+            return start
+    raise ValueError(
+        "empty input, and the tokenizer has no start token; give some text"
+    )
 
 
 def check_prompt_format(vocabulary: Vocabulary, prompt_format: str, name: str) -> None:

@@ -173,15 +173,8 @@ def test_a_partial_response_in_the_user_turn():
     assert found == pytest.approx(first + second, rel=1e-4)
 
 
-def writes_letters(seed: int) -> Transformer:
-    """Greedy text that is UTF-8: random bytes would be read in other tokens."""
-    arrays = tiny.random_model(seed).arrays()
-    arrays["head"] = arrays["head"].at[94:].set(0)  # ids 0 … 93 are "!" to "~"
-    return Transformer(tiny.CONFIG, arrays)
-
-
 def test_what_the_engine_writes_greedily_is_greedy():
-    models = [writes_letters(seed) for seed in range(3)]
+    models = [tiny.letters_model(seed) for seed in range(3)]
     queries = [query for query, _ in PAIRS]
     for policy in (Fixed(2), Schedule((0, 1))):
         written = [
@@ -205,7 +198,7 @@ class Weighted(Policy):
 
 def test_one_text_of_a_mixture_is_greedy():
     """What the likeliest speaker writes, however likely others find their own."""
-    models = [writes_letters(seed) for seed in range(3)]
+    models = [tiny.letters_model(seed) for seed in range(3)]
     texts = [
         Engine(pool(models), Fixed(i), tiny.generation(max_new_tokens=5))
         .generate(["hello"])[0]

@@ -9,6 +9,7 @@ import pytest
 from scipy import special
 from tokenizers import pre_tokenizers
 
+from jax_switchgen.generation.judged_text import Tokens, windows
 from jax_switchgen.generation.likelihood import Likelihood
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.transformer import Transformer
@@ -51,7 +52,8 @@ def test_a_text_in_segments_has_the_tokens_of_the_whole(changes):
     speaker = tiny.speaker("m", MODELS[0], vocabulary=vocabulary)
     texts = ["unbrokenbyspace", "fiveX\n\nnext\n\n\n\nlines yes yes", "a  b   c"]
     for text in texts:
-        prompt, whole = vocabulary.tokenizer.encode("hi"), vocabulary.encode(text)
+        prompt = vocabulary.encode("hi")
+        whole = vocabulary.encode("hi" + text)[len(prompt) :]
         expected = naive(MODELS[0], prompt, whole, len(vocabulary))
         for length in (3, 4, 5, 6, 7):
             judge = Likelihood(
@@ -59,6 +61,18 @@ def test_a_text_in_segments_has_the_tokens_of_the_whole(changes):
             )
             ((found, _),) = judge.log_likelihoods([("hi", text)])
             assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_token_reaches_from_the_prompt_into_the_response():
+    """ "yes" is one token, but the prompt ends with the token "ye"."""
+    vocabulary = merging()
+    speaker = tiny.speaker("m", MODELS[0], vocabulary=vocabulary)
+    judge = Likelihood([speaker], Fixed(0), tiny.generation())
+    ((found, _),) = judge.log_likelihoods([("ye", "s")])
+    prompt, new = vocabulary.encode("ye"), vocabulary.encode("s")
+    assert len(vocabulary.encode("yes")) == len(prompt) == len(new) == 1
+    expected = naive(MODELS[0], prompt, new, len(vocabulary))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_speakers_read_a_text_in_their_own_tokens():
@@ -111,6 +125,23 @@ def test_every_token_of_a_text_beyond_the_positions_is_judged_once(with_switcher
     found = Likelihood(speakers, policy, tiny.generation()).text_log_likelihoods(texts)
     expected = [-len(text) * math.log(tiny.NUM_TOKENS) for text in texts]
     np.testing.assert_allclose(list(found), expected, rtol=1e-4)
+
+
+def test_windows_are_as_long_as_every_vocabulary_allows():
+    """In code points; the four bytes of an emoji end with one."""
+    merged, single = merging(), Vocabulary(tiny.byte_tokenizer())
+    text = "yes yes 🌧🌧 yes"
+    tokens = [Tokens.of(vocabulary, text) for vocabulary in (merged, single)]
+    assert windows(tokens[:1], text, 2) == [
+        *((0, 4), (4, 8), (8, 9), (9, 10), (10, 12), (12, 14)),
+    ]
+    for size in (4, 5, 9, 100):
+        parts = windows(tokens, text, size)
+        assert "".join(text[start:end] for start, end in parts) == text
+        for whole in tokens:
+            inside = [whole.between(*part).ids for part in parts]
+            assert sum(inside, []) == whole.ids
+            assert max(map(len, inside)) <= size
 
 
 def test_options_are_what_the_forward_says_of_the_next_token():
