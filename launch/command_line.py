@@ -27,7 +27,7 @@ Value = typing.TypeVar("Value")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 # Sections that only some launchers read; one config serves all launchers.
-OTHER_SECTIONS = ("evaluation",)
+OTHER_SECTIONS = ("evaluation", "training")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOW_TRACEBACK = "JAX_SWITCHGEN_TRACEBACK"
