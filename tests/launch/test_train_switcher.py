@@ -30,7 +30,7 @@ def get_config(variant=""):
         ({rollouts!r},), {output!r}, compute_dtype="float32"
     )
     config.training.batch_size = 8
-    config.training.epochs = 6
+    config.training.epochs = 5
     config.training.lora_rank = 4
     config.training.learning_rate = 1e-2
     config.training.eval_every = 20
@@ -54,7 +54,8 @@ def folder(pool, tmp_path_factory):
         CandidateOptions(name=name, path=f"{pool}/{name[0]}", prompt_format=form)
         for name, form in (("pretrained", "raw"), ("aligned", "chat"))
     ]
-    made = [synthetic.rollout(i) for i in range(100)]
+    made = [synthetic.rollout(i) for i in range(60)]
+    made += [synthetic.rollout(i, trace=()) for i in range(60, 120)]
     synthetic.write_rollouts(folder / "rollouts.jsonl", made, pool_of(candidates))
     return folder
 
@@ -120,7 +121,7 @@ def test_a_run_leaves_scores_a_plot_and_an_adapter(finished):
 
 def test_generate_uses_what_was_trained(finished, folder, launch, tmp_path):
     """It has learned to give those who shout to candidate 1, and others to 0."""
-    queries = ["LOUD LOUD LOUD LOUD", "calm calm calm calm"]
+    queries = ["LOUD " * 8, "calm " * 8]
     lines = [json.dumps({"input": query}) + "\n" for query in queries]
     (tmp_path / "in.jsonl").write_text("".join(lines))
     code, _, err = launch(
