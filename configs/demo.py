@@ -6,6 +6,7 @@
 
 Gemma 3 270M, a base model, and SmolLM2 135M Instruct take turns; SmolLM2, untuned,
 chooses who goes on. Both are 4-bit files, converted once into the cache directory.
+Once `launch/train_switcher.py` has trained it with this file, the trained one chooses.
 
 Hardware: 2 CPU cores, 4 GB of free memory.
 Time: a minute and a half the first time, which converts and compiles; after that the
@@ -13,7 +14,7 @@ first text comes 15 s after the start, 10 s of them reading the models.
 Result: a few sentences of plain English by both speakers, 50 tokens.
 
 Comparisons, of 4 questions of 2 tasks by 3 systems in a few minutes, and of 9 systems
-on 10 tasks, which takes more than an hour:
+on 10 tasks in an hour (docs/evaluation.md shows what came out):
 
     python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
     python launch/evaluate.py --config=configs/demo.py:evaluation --output=results
@@ -44,6 +45,18 @@ def get_config(variant: str = ""):
     config.rollouts.num_records = 24
     config.rollouts.completions = 4
     config.rollouts.earliest = 0.0  # who begins decides most of these answers
+    config.training = presets.training(
+        ("outputs/demo/rollouts.jsonl",),
+        "outputs/demo/training",
+        compute_dtype="float32",
+    )
+    # Small models learn at larger rates, and a laptop makes few steps: about 10 s each.
+    config.training.learning_rate = 2e-4
+    config.training.batch_size = 16
+    config.training.epochs = 3
+    config.training.eval_every = 10
+    config.training.checkpoint_every = 10
+    config.training.remat = False  # there is memory enough for 16 short texts
     if variant == "" or evaluated:
         # Untuned, the switcher is nine to one for candidate 1 whatever was written;
         # flattened, it lets both speak.
@@ -53,6 +66,9 @@ def get_config(variant: str = ""):
         config.generation.segment_length = 16
         config.generation.max_new_tokens = 128
         config.generation.seed = 4
+    if variant == "" and (adapter := presets.trained_switcher(config)):
+        config.switcher.adapter = adapter
+        config.switcher.temperature = 1.0
     if evaluated:
         # The first segment decides most of these answers: anyone may write it.
         config.policy.first = None

@@ -14,6 +14,7 @@ like any other text. Its optional cue after an early stop is off:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -148,3 +149,52 @@ def rollouts(output: str, tasks: Sequence[str]) -> ConfigDict:
             reward_model=placeholder(str),
         )
     )
+
+
+def training(
+    rollouts: Sequence[str], output: str, *, compute_dtype: str = "bfloat16"
+) -> ConfigDict:
+    """How the switcher learns: as in the paper, learning rate, batch and adapter; see
+    `launch/train_switcher.py`.
+
+    Args:
+      rollouts: files of labelled examples.
+      output: the folder of the run.
+    """
+    return ConfigDict(
+        dict(
+            rollouts=tuple(rollouts),
+            output=output,
+            tasks=(),
+            weights=(),
+            learning_rate=1e-5,
+            warmup=0.1,
+            batch_size=32,
+            accumulation=1,
+            epochs=5,
+            clip_norm=1.0,
+            weight_decay=0.0,
+            lora_rank=64,
+            lora_alpha=16.0,
+            lora_targets=("q", "k", "v", "o"),
+            soft_labels=placeholder(float),
+            drop_unclear=False,
+            held_out=0.1,
+            eval_every=50,
+            checkpoint_every=50,
+            keep=3,
+            seed=0,
+            remat=True,
+            compute_dtype=compute_dtype,
+            max_length=2048,
+            fsdp=1,
+            tensor=1,
+            viewers=(),
+        )
+    )
+
+
+def trained_switcher(config: ConfigDict) -> str | None:
+    """The adapter that `launch/train_switcher.py` has made with this config, if any."""
+    folder = Path(config.training.output) / "switcher"
+    return str(folder) if folder.is_dir() else None

@@ -24,7 +24,7 @@ from jax_switchgen.checkpoints.safetensors_file import (
     write_safetensors,
 )
 from jax_switchgen.models.config import ModelConfig, NormPlacement
-from jax_switchgen.models.sharding import param_shardings
+from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
 from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
 
 WEIGHTS = "model.safetensors"
@@ -86,6 +86,7 @@ def load_transformer(
     dtype: jnp.dtype,
     vocab_size: int | None = None,
     mesh: Mesh | None = None,
+    rules: Rules = DEFAULT_RULES,
 ) -> Transformer:
     """The model in a Hugging Face folder, tensor by tensor onto the devices.
 
@@ -96,6 +97,7 @@ def load_transformer(
         siblings that differ in padding are one program. None: as stored.
       mesh: shards the parameters; each host reads only its own parts. None: the
         default device.
+      rules: how they lie on the mesh.
 
     Raises:
       ValueError: the checkpoint is incomplete, damaged or not supported. The message
@@ -110,6 +112,7 @@ def load_transformer(
         dtype=dtype,
         vocab_size=vocab_size,
         mesh=mesh,
+        rules=rules,
     )
 
 
@@ -121,6 +124,7 @@ def transformer_from(
     dtype: jnp.dtype,
     vocab_size: int | None = None,
     mesh: Mesh | None = None,
+    rules: Rules = DEFAULT_RULES,
 ) -> Transformer:
     """`load_transformer` for a folder of which the caller read, and may have changed,
     the config and the tensors."""
@@ -128,7 +132,7 @@ def transformer_from(
     names = tensor_names(config)
     _check_tensors(folder, tensors, stored_config)
     specs = model_specs(config)
-    shardings = param_shardings(config, mesh) if mesh is not None else {}
+    shardings = param_shardings(config, mesh, rules) if mesh is not None else {}
     params = {
         path: _place(tensors[names[path]], spec, jnp.dtype(dtype), shardings.get(path))
         for path, spec in specs.items()

@@ -24,7 +24,7 @@ from jax_switchgen.models.config import (
     QKNorm,
     Rope,
 )
-from jax_switchgen.models.sharding import param_shardings
+from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
 from jax_switchgen.models.transformer import Transformer, model_specs
 
 _ITEM = "transformer"
@@ -76,13 +76,18 @@ def save_checkpoint(model: Transformer, source: Path, folder: Path) -> None:
 
 
 def restore_transformer(
-    folder: Path, *, dtype: jnp.dtype | None = None, mesh: Mesh | None = None
+    folder: Path,
+    *,
+    dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules = DEFAULT_RULES,
 ) -> Transformer:
     """The model that `save_transformer` wrote, onto this mesh, whatever it came from.
 
     Args:
       dtype: of the parameters; None: as saved.
       mesh: shards the parameters; None: the default device.
+      rules: how they lie on the mesh.
 
     Raises:
       ValueError: there is no model in `folder`, or it is incomplete.
@@ -96,7 +101,7 @@ def restore_transformer(
     saved = _restore(folder, config=ocp.args.JsonRestore()).config
     config = _config_from_json(saved["config"])
     dtype = jnp.dtype(saved["dtype"] if dtype is None else dtype)
-    args = _restore_args(config, dtype, mesh)
+    args = _restore_args(config, dtype, mesh, rules)
     return Transformer(config, _restore(folder, params=args).params)
 
 
@@ -113,12 +118,12 @@ def _restore(folder: Path, **items: ocp.args.CheckpointArgs) -> Any:
 
 
 def _restore_args(
-    config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None
+    config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None, rules: Rules
 ) -> ocp.args.PyTreeRestore:
     """Where each parameter goes: always explicit, never where it was when saved."""
     specs = model_specs(config)
     single = SingleDeviceSharding(jax.local_devices()[0])
-    shardings = param_shardings(config, mesh) if mesh is not None else {}
+    shardings = param_shardings(config, mesh, rules) if mesh is not None else {}
     abstract = {
         path: jax.ShapeDtypeStruct(
             spec.shape, dtype, sharding=shardings.get(path, single)

@@ -21,6 +21,10 @@ DEFAULT_RULES: Rules = {
     "embed": None,
     "batch": "data",
 }
+# In training every matrix is split over "fsdp" too (Rajbhandari et al. 2020, arXiv
+# 1910.02054), along the model's width, which all of them have; so are its gradients and
+# its optimizer state.
+TRAINING_RULES: Rules = {**DEFAULT_RULES, "embed": "fsdp"}
 
 _REMEDIES = {
     "vocab": "pad the vocabulary when loading (vocab_size=…)",

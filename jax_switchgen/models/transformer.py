@@ -18,8 +18,9 @@ All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,9 @@ from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.matmul import linear
 from jax_switchgen.models.rope import Ropes, Rotation, rope_tables
+
+# One block: x_BTD before it -> x_BTD after it, and the layer's recent buffer.
+RunBlock = Callable[[jax.Array], tuple[jax.Array, KeysValues]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +210,7 @@ def hidden(
     recent: Sequence[KeysValues],
     offset: jax.Array | int,
     lora: Lora | None = None,
+    around: Callable[[RunBlock], RunBlock] = lambda run: run,
 ) -> tuple[jax.Array, list[KeysValues]]:
     """Runs the blocks over T new tokens of each row.
 
@@ -223,6 +228,7 @@ def hidden(
       past_length_B: int32.
       recent: k_BKTH, v_BKTH of each layer.
       offset: index of the first new token in the recent buffer.
+      around: put around each block; training computes blocks twice to save memory.
     Returns:
       x_BTD after the final norm, and the recent buffers with the new entries.
     """
@@ -241,17 +247,18 @@ def hidden(
     new_recent = []
     for i, block in enumerate(model.layers):
         local = c.is_local(i)
+        run = functools.partial(
+            _block,
+            c,
+            _Weights(block, lora.layers[i] if lora else {}),
+            rotation=rotations[local],
+            past=past[i] if past is not None else None,
+            recent=recent[i],
+            masks=masks[local],
+            offset=offset,
+        )
         with jax.named_scope(f"layer_{i}"):
-            x_BTD, kv = _block(
-                c,
-                _Weights(block, lora.layers[i] if lora else {}),
-                x_BTD,
-                rotation=rotations[local],
-                past=past[i] if past is not None else None,
-                recent=recent[i],
-                masks=masks[local],
-                offset=offset,
-            )
+            x_BTD, kv = around(run)(x_BTD)
         new_recent.append(kv)
     return _norm(c, _array(model, "final_norm"), x_BTD), new_recent
 

@@ -1,0 +1,172 @@
+"""Where training's arrays lie on the mesh: examples, activations, parameters, state.
+
+Mesh axes: "data" repeats the model on other examples, "fsdp" does too and splits each
+parameter by width, "tensor" splits heads, MLP and vocabulary. With one device all are
+of size 1. Nothing here moves data in a step: GSPMD inserts the collectives.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.sharding import TRAINING_RULES, param_shardings
+from jax_switchgen.models.transformer import Transformer
+
+EXAMPLES = ("data", "fsdp")  # the axes over which rows of a batch are split
+AXES = (*EXAMPLES, "tensor")
+
+# What is trained: an adapter, or all parameters by path, as `model_specs` names them.
+Params = Lora | dict[str, jax.Array]
+
+
+def make_mesh(fsdp: int, tensor: int, part_size: int) -> Mesh:
+    """A mesh of all devices of all processes.
+
+    Args:
+      part_size: rows that are worked on at once.
+
+    Raises:
+      ValueError: the devices, or the rows, cannot be split so.
+    """
+    devices = jax.device_count()
+    if devices % (fsdp * tensor):
+        raise ValueError(
+            f"training.fsdp={fsdp} times training.tensor={tensor} does not divide the "
+            f"{devices} devices"
+        )
+    copies = devices // tensor
+    if part_size % copies:
+        raise ValueError(
+            f"{part_size} examples at once (training.batch_size / accumulation) do not "
+            f"divide over {copies} devices; choose a multiple, or raise training.tensor"
+        )
+    shape = (devices // (fsdp * tensor), fsdp, tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def params_shardings(params: Params, config: ModelConfig, mesh: Any) -> Any:
+    """The sharding of each array, in a tree like `params`.
+
+    The factors of an adapter are split as the matrix that they are added to: A by its
+    inputs, B by its outputs.
+    """
+    axes = {
+        path: sharding.spec
+        for path, sharding in param_shardings(config, mesh, TRAINING_RULES).items()
+    }
+    if isinstance(params, dict):
+        return {path: _sharding(mesh, *axes[path]) for path in params}
+    layers: list[Any] = []
+    for i, pairs in enumerate(params.layers):
+        found = {}
+        for name, pair in pairs.items():
+            out_axis, in_axis = axes[f"layers.{i}.{name}"]
+            a_RI: Any = _sharding(mesh, None, in_axis)
+            b_OR: Any = _sharding(mesh, out_axis, None)
+            found[name] = dataclasses.replace(pair, a_RI=a_RI, b_OR=b_OR)
+        layers.append(found)
+    return Lora(tuple(layers))
+
+
+def like_params(tree: Any, params: Params, config: ModelConfig, mesh: Any) -> Any:
+    """Shardings for a tree that holds things of the shape of `params` (an optimizer's
+    averages), which lie as parameters do; all else is replicated."""
+    structure = jax.tree.structure(params)
+    shardings = params_shardings(params, config, mesh)
+    other = replicated(mesh)
+
+    def same(node: Any) -> bool:
+        found: Any = jax.tree.structure(node)
+        return found == structure
+
+    return jax.tree.map(lambda x: shardings if same(x) else other, tree, is_leaf=same)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Host arrays, the same in every process, onto the devices; each gets its part."""
+
+    def one(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array):  # a checkpoint's, loaded onto the mesh
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def rows_sharding(mesh: Mesh, axis: int) -> NamedSharding:
+    """Of arrays whose rows, counted along `axis`, are split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, EXAMPLES))
+
+
+def place_rows(tree: Any, mesh: Mesh, axis: int) -> Any:
+    """Host arrays onto the devices, as `rows_sharding` says."""
+    sharding = rows_sharding(mesh, axis)
+    return place(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def keep_rows_split(x: jax.Array) -> jax.Array:
+    """Inside a program: activations stay split by rows, and whole otherwise.
+
+    Left to itself, GSPMD may prefer the split of the weights that come next.
+    """
+    if not _mesh().shape:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(EXAMPLES))
+
+
+def with_whole_rows(model: Transformer) -> Transformer:
+    """Inside a program: the embedding split by vocabulary alone, to look rows up in.
+    GSPMD would look up parts of rows and then not know how to join them."""
+    if not _mesh().shape:
+        return model
+    params = model.arrays()
+    split = PartitionSpec("tensor")
+    params["embed"] = jax.lax.with_sharding_constraint(params["embed"], split)
+    return Transformer(model.config, params)
+
+
+def keep_split(tree: Any, params: Params, config: ModelConfig) -> Any:
+    """Inside a program: gradients and the new state stay where `like_params` puts them,
+    so that the next step's program takes them as they are."""
+    mesh = _mesh()
+    if not mesh.shape:
+        return tree
+    return jax.lax.with_sharding_constraint(
+        tree, like_params(tree, params, config, mesh)
+    )
+
+
+def everywhere(x: jax.Array) -> jax.Array:
+    """Inside a program: a result that every process can read."""
+    if not _mesh().shape:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def zeros(tree: Any, shardings: Any) -> Any:
+    """Arrays of the shapes of an abstract tree, made where they are to be."""
+    return jax.tree.map(
+        lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), tree, shardings
+    )
+
+
+def _sharding(mesh: Any, *axes: str | None) -> NamedSharding:
+    """As a program returns it: another name for the same sharding compiles again."""
+    named = [None if axis is None or mesh.shape[axis] == 1 else axis for axis in axes]
+    while named and named[-1] is None:
+        named.pop()
+    return NamedSharding(mesh, PartitionSpec(*named))
+
+
+def _mesh() -> Any:
+    """The mesh that `jax.set_mesh` has entered, without its devices."""
+    return jax.sharding.get_abstract_mesh()

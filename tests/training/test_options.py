@@ -1,0 +1,53 @@
+"""Every option is checked, in one line that names it."""
+
+import pytest
+
+from jax_switchgen.training.options import VIEWERS
+from tests.hf_models import one_line_error
+from tests.training import synthetic
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rollouts": ()}, "rollouts is empty"),
+        ({"output": ""}, "output is empty"),
+        ({"weights": (1.0, 2.0), "tasks": ("a",)}, "2 entries for 1 of training.tasks"),
+        ({"weights": (0.0,), "tasks": ("a",)}, "weights=(0.0,) must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"warmup": 1.0}, "warmup=1.0 must be 0 or more, and below 1"),
+        ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
+        ({"accumulation": 3}, "no multiple of training.accumulation=3"),
+        ({"accumulation": 0}, "accumulation=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"lora_rank": -1}, "lora_rank=-1 must be 0 (all parameters) or more"),
+        ({"lora_alpha": 0.0}, "lora_alpha=0.0"),
+        ({"viewers": ("tensorbord",)}, "some of tensorboard, wandb"),
+        ({"lora_targets": ("q", "query")}, "some of q, k, v, o, gate, up, down"),
+        ({"lora_targets": ()}, "lora_targets=()"),
+        ({"soft_labels": 0.0}, "soft_labels=0.0 must be above 0, or None"),
+        ({"held_out": -0.1}, "held_out=-0.1"),
+        ({"eval_every": 0}, "eval_every=0"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"keep": 1}, "keep=1 must be 2 or more"),
+        ({"seed": -1}, "seed=-1"),
+        ({"compute_dtype": "float16"}, "one of float32, bfloat16"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"fsdp": 0}, "fsdp=0"),
+        ({"tensor": 0}, "tensor=0"),
+    ],
+)
+def test_a_bad_value_is_one_line(changes, words):
+    with pytest.raises(ValueError) as error:
+        synthetic.options(**changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_viewer_without_its_package_is_one_line(monkeypatch):
+    """Before any model is loaded."""
+    monkeypatch.setitem(VIEWERS, "wandb", "no_such_package")
+    with one_line_error("wandb needs a package", "pip install no_such_package"):
+        synthetic.options(viewers=("wandb",))
