@@ -48,7 +48,6 @@ def main() -> int:
 
     if DISTRIBUTED.value:
         jax.distributed.initialize()  # before anything asks for devices
-    from jax_switchgen.evaluation.calibration import ece
     from jax_switchgen.generation.display import Notes
     from jax_switchgen.training.build import build_learner, identity
     from jax_switchgen.training.loop import train
@@ -87,14 +86,7 @@ def main() -> int:
             progress=progress,
         )
         claim(output, ours)
-        state = train(
-            learner,
-            output,
-            mesh=mesh,
-            calibration_error=ece,
-            say=say,
-            progress=progress,
-        )
+        state = train(learner, output, mesh=mesh, say=say, progress=progress)
         if state is None:
             return EXIT_STOPPED
         export_switcher(learner, state.params, target, mesh)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from jax_switchgen.training.build import Learner
 from jax_switchgen.training.data import Batch, Batches
-from jax_switchgen.training.held_out import CalibrationError, HeldOut
+from jax_switchgen.training.held_out import HeldOut
 from jax_switchgen.training.output import (
     CHECKPOINTS,
     METRICS,
@@ -55,7 +55,6 @@ def train(
     output: Path,
     *,
     mesh: Mesh,
-    calibration_error: CalibrationError,
     say: Say = lambda line: None,
     progress: Say = lambda line: None,
 ) -> TrainState | None:
@@ -79,9 +78,7 @@ def train(
         MetricsFile(output / METRICS) as metrics,
         Snapshots(output / CHECKPOINTS, learner.options.keep) as snapshots,
     ):
-        training = _Training(
-            learner, output, metrics, snapshots, mesh, calibration_error, say, progress
-        )
+        training = _Training(learner, output, metrics, snapshots, mesh, say, progress)
         return training.run()
 
 
@@ -95,7 +92,6 @@ class _Training:
         metrics: MetricsFile,
         snapshots: Snapshots,
         mesh: Mesh,
-        calibration_error: CalibrationError,
         say: Say,
         progress: Say,
     ):
@@ -107,9 +103,7 @@ class _Training:
         self._recipe = Recipe(learner.config, learner.options, len(self._batches))
         self._abstract = abstract_state(self._recipe, mesh)
         self._held_out = (
-            HeldOut(learner.split.held_out, calibration_error)
-            if learner.split.held_out
-            else None
+            HeldOut(learner.split.held_out) if learner.split.held_out else None
         )
         self._unsettled: tuple[int, dict[str, jax.Array]] | None = None
         self._clock = _Clock(progress, len(self._batches))

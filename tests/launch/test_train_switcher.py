@@ -54,8 +54,7 @@ def folder(pool, tmp_path_factory):
         CandidateOptions(name=name, path=f"{pool}/{name[0]}", prompt_format=form)
         for name, form in (("pretrained", "raw"), ("aligned", "chat"))
     ]
-    made = [synthetic.rollout(i) for i in range(60)]
-    made += [synthetic.rollout(i, trace=()) for i in range(60, 120)]
+    made = [synthetic.rollout(i, trace=()) for i in range(110)]
     synthetic.write_rollouts(folder / "rollouts.jsonl", made, pool_of(candidates))
     return folder
 

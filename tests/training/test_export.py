@@ -13,7 +13,6 @@ import transformers
 
 from jax_switchgen.checkpoints.hf import export_transformer, load_transformer
 from jax_switchgen.checkpoints.peft import load_lora, merge
-from jax_switchgen.evaluation.calibration import ece
 from jax_switchgen.generation.cached_model import Buckets
 from jax_switchgen.policies.build import CandidateOptions, SwitcherSource
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
@@ -63,7 +62,7 @@ def trained(folder, output, on=None, **changes):
     mesh = on or synthetic.mesh()
     learner = learner_of(folder, on=mesh, epochs=1, **changes)
     output.mkdir()
-    state = train(learner, output, mesh=mesh, calibration_error=ece)
+    state = train(learner, output, mesh=mesh)
     examples = learner.split.held_out[:8]
     batch = make_batch(examples, 240, parts=1)
     with jax.set_mesh(mesh):

@@ -6,7 +6,7 @@ import pytest
 from jax_switchgen.evaluation.calibration import ece
 from jax_switchgen.rollouts.pool import Pool
 from jax_switchgen.training.data import Example, target
-from jax_switchgen.training.held_out import HeldOut
+from jax_switchgen.training.held_out import HeldOut, calibration_error
 from tests.training.synthetic import rollout
 
 POOL = Pool("f", ("p", "f", "a"))
@@ -41,7 +41,7 @@ def logp(*probs):
 
 
 def test_scores_of_a_model():
-    held_out = HeldOut(EXAMPLES, ece)
+    held_out = HeldOut(EXAMPLES)
     logp_IC = logp([0.6, 0.2, 0.1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.6], [0.2, 0.1, 0.7])
     scores = held_out.score(logp_IC)
     assert scores["accuracy"] == pytest.approx(2 / 3), "of the clear ones"
@@ -56,13 +56,13 @@ def test_scores_of_a_model():
 
 def test_improbable_labels_are_scored_too():
     """An untrained model may give a number next to nothing: e^-800 is 0."""
-    scores = HeldOut(EXAMPLES[:1], ece).score(np.float32([[-800, -801, -802]]))
+    scores = HeldOut(EXAMPLES[:1]).score(np.float32([[-800, -801, -802]]))
     assert scores["accuracy"] == 1 and np.isfinite(scores["ece"])
     assert scores["loss"] == 800 and scores["label_mass"] == 0
 
 
 def test_baselines_do_not_read():
-    held_out = HeldOut(EXAMPLES, ece)
+    held_out = HeldOut(EXAMPLES)
     train = [example(i, (0.1, 0.2, 0.9)) for i in range(3)] + EXAMPLES[:2]
     found = held_out.baselines(train, ("p", "f", "a"))
     assert list(found) == ["always p", "always f", "always a", "random", "majority"]
@@ -76,7 +76,7 @@ def test_baselines_do_not_read():
 
 
 def test_where_nothing_is_clear_there_is_no_accuracy():
-    held_out = HeldOut([EXAMPLES[3]], ece)
+    held_out = HeldOut([EXAMPLES[3]])
     scores = held_out.score(logp([0.5, 0.3, 0.2]))
     assert scores["accuracy"] is None and scores["ece"] is None
     assert scores["regret"] == 0
@@ -84,7 +84,7 @@ def test_where_nothing_is_clear_there_is_no_accuracy():
 
 
 def test_scores_by_task():
-    held_out = HeldOut(EXAMPLES, ece)
+    held_out = HeldOut(EXAMPLES)
     logp_IC = logp([0.6, 0.2, 0.1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.6], [0.2, 0.1, 0.7])
     found = held_out.by_task(logp_IC)
     assert {task: s["examples"] for task, s in found.items()} == {"a": 3, "b": 1}
@@ -96,7 +96,7 @@ def test_batches_cover_every_example_once_by_length():
     lengths = [10, 200, 12, 190, 14, 180, 16]
     examples = [example(i, (1.0, 0.0, 0.0), length=n) for i, n in enumerate(lengths)]
     rows, shapes = [], []
-    for places, batch in HeldOut(examples, ece).batches(4):
+    for places, batch in HeldOut(examples).batches(4):
         shapes.append(batch.tokens_ABT.shape)
         assert batch.length_AB[0, : len(places)].tolist() == [
             lengths[i] for i in places
@@ -105,3 +105,13 @@ def test_batches_cover_every_example_once_by_length():
     assert sorted(rows) == list(range(7))
     assert [shape[:2] for shape in shapes] == [(1, 4), (1, 4)]
     assert shapes[0][2] == 16 and shapes[1][2] >= 200
+
+
+@pytest.mark.parametrize("count", [1, 7, 200])
+def test_calibration_is_that_of_evaluation(count):
+    """With and without ties."""
+    rng = np.random.default_rng(count)
+    right_I = rng.random(count) < 0.7
+    for confidence_I in (rng.random(count), rng.integers(0, 4, count) / 4):
+        found = calibration_error(confidence_I, right_I)
+        assert found == pytest.approx(ece(confidence_I, right_I), abs=1e-12)

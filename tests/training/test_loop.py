@@ -12,7 +12,6 @@ import jax.monitoring
 import numpy as np
 import pytest
 
-from jax_switchgen.evaluation.calibration import ece
 from jax_switchgen.training.loop import train
 from jax_switchgen.training.output import MetricsFile, claim, read_metrics
 from tests.hf_models import one_line_error
@@ -48,7 +47,6 @@ def run(output, on=None, until=None, act=None, **changes):
         synthetic.learner(on=mesh, **changes),
         output,
         mesh=mesh,
-        calibration_error=ece,
         say=progress,
         progress=progress,
     )

@@ -240,6 +240,23 @@ def test_fsdp_splits_parameters_and_optimizer_state():
             assert share == (1 if x.ndim == 1 else 1 / 8), path
 
 
+@pytest.mark.parametrize("axes", [dict(data=8), dict(fsdp=8)], ids=str)
+def test_devices_share_the_work(axes):
+    """Of eight, each computes about an eighth: activations stay split by rows."""
+
+    def flops(mesh):
+        learner = synthetic.learner(on=mesh)
+        recipe, batch = recipe_of(learner), first_batch(learner)
+        with jax.set_mesh(mesh):
+            state = init_state(learner.first_params(), recipe, mesh)
+            lowered = train_step.lower(
+                state, learner.base, place_rows(batch, mesh, 1), LABELS_C, recipe=recipe
+            )
+            return lowered.compile().cost_analysis()["flops"]
+
+    assert flops(synthetic.mesh(**axes)) < flops(synthetic.mesh()) / 6
+
+
 def test_adapters_are_split_as_their_matrices():
     """A by inputs, B by outputs: by width over "fsdp", by heads over "tensor"."""
     learner = synthetic.learner()
