@@ -9,7 +9,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tokenizers import processors
+from tokenizers import pre_tokenizers, processors
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer
 from jax_switchgen.evaluation.harness import harness_model
@@ -28,6 +28,7 @@ PAIRS = [
     ("", "of nothing"),
     ("Grüße 🌧", " Straßen 🌧🌧\nagain"),
     ("a", " yes yes yes " * 9),
+    ("An answer follows:", "no"),
 ]
 LONG = ("More than the positions of the model, yes yes. " * 12, " rain")
 TEXTS = ["A text of two lines,\nas they come.", "Köln 🌧", "yes yes, and so on. " * 40]
@@ -45,6 +46,14 @@ def beginning():
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)]
     )
+    return tokenizer
+
+
+def spaced():
+    """With a space before whatever is encoded, as SentencePiece often has it."""
+    tokenizer = tiny.byte_tokenizer(MERGES)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = byte_level
     return tokenizer
 
 
@@ -86,7 +95,7 @@ def ask(kind: str, *arguments: tuple) -> list[Instance]:
     ]
 
 
-@pytest.mark.parametrize("tokenizer", [plain, beginning])
+@pytest.mark.parametrize("tokenizer", [plain, beginning, spaced])
 def test_likelihoods_are_theirs(tmp_path, tokenizer):
     theirs, ours = pair(tmp_path, tokenizer())
     pairs = list(PAIRS)
