@@ -22,6 +22,7 @@ bench: .venv/test.stamp
 	$(BIN)/python benchmarks/switch_overhead.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/switch_vs_reference.py
+	$(BIN)/python benchmarks/collect_vs_alone.py
 	$(BIN)/python benchmarks/train_vs_torch.py
 
 .venv/demo.stamp: requirements.txt requirements-demo.txt pyproject.toml
