@@ -46,13 +46,13 @@ from jax_switchgen.generation.trace import Response
 from jax_switchgen.tasks.scoring import score
 
 GOAL = 0.9  # of the oracle's score
-LEAST_OWN = 0.99  # of its segments that a candidate must write as it was taught to
 
 FULL = Settings(
     world=World(string.ascii_lowercase, length=4, words=3),
     candidate=Size(layers=2, width=64),
     course=Course(first_steps=400, further_steps=150),
     lessons=8192,
+    as_taught=0.99,
     labelled=3000,
     completions=16,
     learning_rate=1e-3,
@@ -62,10 +62,11 @@ FULL = Settings(
     rows=64,
 )
 QUICK = Settings(
-    world=World("abcdefgh", length=2, words=2),
+    world=World(string.ascii_lowercase, length=2, words=2),
     candidate=Size(layers=2, width=64),
-    course=Course(first_steps=150, further_steps=75),
-    lessons=512,
+    course=Course(first_steps=300, further_steps=100),
+    lessons=2048,
+    as_taught=0.8,
     labelled=48,
     completions=8,
     learning_rate=1e-3,
@@ -184,7 +185,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         name: min(own_share(tests[kind], responses[name][kind], i) for kind in tests)
         for i, name in enumerate(CANDIDATES)
     }
-    if min(own.values()) < LEAST_OWN:
+    if min(own.values()) < experiment.settings.as_taught:
         raise SystemExit(f"error: candidates have learned too little: {own}")
     experiment.write_config()
     with part("rollouts"):

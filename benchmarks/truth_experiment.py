@@ -36,6 +36,8 @@ class Settings:
 
     Attributes:
       lessons: queries that candidates learn from.
+      as_taught: share of its segments that a candidate must write as it was taught to,
+        before anything else is done.
       labelled: queries that rollouts are collected for, at one place each.
       completions: of each branch.
       tests: queries of each kind that systems are compared on.
@@ -47,6 +49,7 @@ class Settings:
     candidate: Size
     course: Course
     lessons: int
+    as_taught: float
     labelled: int
     completions: int
     learning_rate: float
