@@ -149,6 +149,21 @@ def test_programs_are_as_many_as_the_buckets_allow():
     assert after["prefill"] - before["prefill"] <= 2 * 4
 
 
+def test_streams_share_caches_of_the_expected_length():
+    def cache_shapes(query, expected=()):
+        speaker = tiny.speaker("m", MODELS[0])
+        policy = Switcher(MODELS[1], speaker.vocabulary, 1, SwitcherOptions())
+        options = tiny.generation(cache_gib=0.003, in_flight=64)
+        engine = Engine([speaker], policy, options, expected=expected)
+        with engine.open([Request(query, 0)]):
+            return [
+                (m.cache.num_slots, m.cache.length) for m in (speaker, policy.reader)
+            ]
+
+    long = "x" * 300
+    assert cache_shapes("hi", [long]) == cache_shapes(long) != cache_shapes("hi")
+
+
 def test_nothing_is_heard_of_a_candidate_before_it_speaks():
     """Law 8: other parameters for candidate 2 leave segments 0 and 1 as they are."""
     order = (0, 1, 2, 0)
