@@ -14,7 +14,7 @@ first text comes 15 s after the start, 10 s of them reading the models.
 Result: a few sentences of plain English by both speakers, 50 tokens.
 
 Comparisons, of 4 questions of 2 tasks by 3 systems in a few minutes, and of 9 systems
-on 9 tasks, which takes more than an hour:
+on 9 tasks, which takes hours:
 
     python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
     python launch/evaluate.py --config=configs/demo.py:evaluation --output=results
