@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
     config.rollouts = presets.rollouts(
         "outputs/demo/rollouts.jsonl", ("arc_challenge", "truthfulqa", "kaleidoscope")
     )
-    config.rollouts.num_records = 24
+    config.rollouts.num_records = 60
     config.rollouts.completions = 4
     # Who begins decides most of these answers.
     config.rollouts.earliest = 0.0
@@ -55,7 +55,9 @@ def get_config(variant: str = ""):
     # Small models learn at larger rates, and a laptop makes few steps: about 10 s each.
     config.training.learning_rate = 2e-4
     config.training.batch_size = 16
-    config.training.epochs = 3
+    config.training.epochs = 10
+    # More than half of the places are ties, all of them labelled as candidate 0.
+    config.training.drop_unclear = True
     config.training.eval_every = 10
     config.training.checkpoint_every = 10
     config.training.remat = False  # there is memory enough for 16 short texts
