@@ -34,12 +34,13 @@ Scores = dict[tuple[str, str], np.ndarray]  # by task and record: score_S of its
 
 
 def read_scores(folder: Path, system: str) -> Scores:
-    """All answers of a system in the folder of an evaluation."""
+    """What each answer of a system scored, in the folder of an evaluation."""
     found: dict[tuple[str, str], list[float]] = {}
     for path in sorted((folder / "cells" / system.replace(":", "-")).glob("*/*.jsonl")):
         _, *lines = path.read_text().splitlines()
         for row in map(json.loads, lines):
-            found.setdefault((row["task"], row["id"]), []).append(row["value"])
+            if row["value"] is not None:  # tasks that compare answers give none
+                found.setdefault((row["task"], row["id"]), []).append(row["value"])
     if not found:
         raise SystemExit(f"error: {folder} has no finished answers of {system!r}")
     return {key: np.array(values) for key, values in found.items()}
@@ -85,7 +86,11 @@ def main() -> None:
     }
     scores = {name: read_scores(args.untuned, name) for name in sorted(names)}
     scores["untuned switcher"] = scores.pop("switcher")
-    singles = [found for name, found in scores.items() if name.startswith("single:")]
+    singles = [
+        found
+        for name, found in scores.items()
+        if name.startswith("single:") and "@" not in name
+    ]
     scores[HINDSIGHT] = {
         key: np.max([found[key] for found in singles], 0) for key in singles[0]
     }
