@@ -6,7 +6,7 @@ import pytest
 
 NAMES = (
     *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
-    "collect_vs_alone",
+    *("collect_vs_alone", "evaluate_vs_engine"),
 )
 
 
@@ -58,6 +58,11 @@ def test_phases_and_reading_add_up(outputs):
     assert fixed["candidates_read"] == 8 * 31 and fixed["switcher_read"] == 0
     assert switching["candidates_read"] > fixed["candidates_read"]
     assert switching["switcher_read"] > 8 * 32 and switching["decisions"] == 16
+
+
+def test_evaluation_and_engine_write_the_same_number_of_tokens(outputs):
+    results = record(outputs, "evaluate_vs_engine")["results"]
+    assert results["tokens"] == {"engine": 4 * 3 * 16, "evaluation": 4 * 3 * 16}
 
 
 def test_memory_counts_parameters_and_caches(outputs):
