@@ -104,8 +104,7 @@ def answer_file(
     source, output = required(INPUT), required(OUTPUT)
     job = jobs.Job(source, output, as_json(config), shard)
     with display.Notes() as notes, contextlib.closing(job):
-        if shard.index == 0:  # of all lines, so that one says it for all
-            notes.problems(source, job.problems)
+        notes.problems(source, job.problems)
         if job.complete:
             job.output.merge()
             done = shards.progress_of(job.output)

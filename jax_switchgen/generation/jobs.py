@@ -140,8 +140,8 @@ class Job:
 
     Attributes:
       requests: of this process's shard, by line number.
-      problems: lines that get no record; of all lines those that are no request, of
-        the shard's those that the engine refuses.
+      problems: lines that get no record: those of the shard that the engine refuses,
+        and those that are no request, which are all told to the first shard.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Job:
           ValueError: the files are not those of this job; one line with the remedy.
         """
         source, output = job_path(source), job_path(output)
-        requests, self.problems = read_input(source)
+        requests, unreadable = read_input(source)
         if output.is_dir() or output.resolve() == source.resolve():
             raise ValueError(f"--output={output} must name a file other than --input")
         identity = {
@@ -176,10 +176,11 @@ class Job:
             SCHEDULING | {("input",)},
             shard=shard,
             numbers=sorted(requests),
-            unreadable={problem.line: problem.message for problem in self.problems},
+            unreadable={problem.line: problem.message for problem in unreadable},
             summary=Spoken,
         )
         self.requests = {line: requests[line] for line in shard.of(sorted(requests))}
+        self.problems = unreadable if shard.index == 0 else []
         self._refused: dict[int, str] = {}
         self._tokens: dict[int, int] = {}  # of cache that each line needs
 

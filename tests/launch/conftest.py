@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,10 +125,12 @@ class Launcher:
             "XLA_FLAGS": "",
         }
 
-    def start(self, *arguments: str, name: str = "generate.py") -> subprocess.Popen:
+    def start(
+        self, *arguments: str, name: str = "generate.py", **environment: str
+    ) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "launch" / name), *arguments],
-            env=self.environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -136,18 +139,55 @@ class Launcher:
     def __call__(self, *arguments: str, name: str = "generate.py") -> tuple:
         """Exit code, stdout, stderr."""
         process = self.start(*arguments, name=name)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
         return process.returncode, out, err
+
+    def start_job(
+        self, count: int, *arguments: str, name: str = "generate.py"
+    ) -> list[subprocess.Popen]:
+        """All processes of a job on this machine, as Slurm would start them."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        return [
+            self.start(
+                *arguments,
+                "--distributed",
+                name=name,
+                JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+                SLURM_JOB_ID="1",
+                SLURM_STEP_NODELIST="localhost",
+                SLURM_NTASKS=str(count),
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank),
+                SLURM_STEP_NUM_NODES="1",
+            )
+            for rank in range(count)
+        ]
 
     def kill(self, *arguments: str, name: str, path: Path, lines: int) -> None:
         """Starts a launcher, and kills it when its file has so many lines."""
         process = self.start(*arguments, name=name)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not path.exists() or path.read_bytes().count(b"\n") < lines:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+
+
+def ends(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple]:
+    """Exit code and stderr of each; all are gone after this, whatever happens."""
+    deadline = time.monotonic() + timeout
+    try:
+        errors = [
+            process.communicate(timeout=max(1.0, deadline - time.monotonic()))[1]
+            for process in processes
+        ]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, err) for p, err in zip(processes, errors, strict=True)]
 
 
 @pytest.fixture(scope="session")

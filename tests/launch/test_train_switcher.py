@@ -4,7 +4,6 @@ import json
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from jax_switchgen.policies.build import CandidateOptions
 from jax_switchgen.rollouts.pool import pool_of
 from jax_switchgen.training.options import TrainingOptions
-from tests.launch.conftest import ROOT
+from tests.launch.conftest import ROOT, ends
 from tests.training import synthetic
 
 CONFIG_FILE = """
@@ -96,7 +95,7 @@ def metrics(output):
 
 
 def await_lines(path, count, process):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
@@ -244,29 +243,10 @@ def test_the_demo_uses_its_trained_switcher(tmp_path, monkeypatch):
 
 
 def start_two(folder, output, launch, *flags):
-    """Both processes of a job, as Slurm would start them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [*command(folder, output), "--distributed", *flags],
-            env=launch.environment
-            | {
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                "SLURM_JOB_ID": "1",
-                "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": "2",
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank),
-                "SLURM_STEP_NUM_NODES": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    """Both processes of a job."""
+    return launch.start_job(
+        2, *arguments(folder, output), *flags, name="train_switcher.py"
+    )
 
 
 def test_two_processes_are_one(finished, folder, launch, tmp_path):
@@ -277,19 +257,44 @@ def test_two_processes_are_one(finished, folder, launch, tmp_path):
     started = start_two(folder, output, launch, rarely)
     await_lines(output / "metrics.jsonl", 8, started[0])
     started[1].send_signal(signal.SIGTERM)
-    errors = [process.communicate(timeout=180)[1] for process in started]
-    codes = [process.returncode for process in started]
-    assert codes == [128 + signal.SIGTERM] * 2, errors
-    started = start_two(folder, output, launch, rarely)
-    errors = [process.communicate(timeout=180)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
-    assert "going on after step" in errors[0]
-    expected = [json.loads(line) for line in metrics(finished[0]).splitlines()]
-    found = [json.loads(line) for line in metrics(output).splitlines()]
+    ended = ends(started)
+    assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
+    ended = ends(start_two(folder, output, launch, rarely))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "going on after step" in ended[0][1]
+    for rank, (_, err) in enumerate(ended):
+        assert f"host {rank} of 2" in err and f"{output} is writable" in err
+    assert_same_metrics(output, finished[0])
+    assert (output / "switcher" / "adapter_model.safetensors").is_file()
+
+
+def test_one_of_two_is_killed_and_both_go_on(finished, folder, launch, tmp_path):
+    """kill -9: the other says which one is gone, in bounded time; the same commands go
+    on from the newest checkpoint."""
+    output = tmp_path / "run"
+    started = start_two(folder, output, launch)
+    await_lines(output / "metrics.jsonl", 12, started[0])
+    started[1].kill()
+    killed = time.monotonic()
+    (code, err), _ = ends(started)
+    assert time.monotonic() - killed < 150
+    assert code not in (0, 2) and "Traceback" not in err
+    *_, last = err.splitlines()
+    assert last.startswith("error: process 1 of 2 is gone"), err
+    assert err.count("error: ") == 1 and "stack trace" not in err
+    ended = ends(start_two(folder, output, launch))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "going on after step" in ended[0][1]
+    assert_same_metrics(output, finished[0])
+
+
+def assert_same_metrics(run, other):
+    """As of a single process, but for rounding."""
+    expected = [json.loads(line) for line in metrics(other).splitlines()]
+    found = [json.loads(line) for line in metrics(run).splitlines()]
     assert [list(line) for line in found] == [list(line) for line in expected]
     for one, other in zip(found, expected, strict=True):
         if "loss" in one:
             # Rounding adds up, and the loss falls by a factor of 30.
             tolerance = 1e-4 if one["step"] < 10 else 2e-2
             assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)
-    assert (output / "switcher" / "adapter_model.safetensors").is_file()
