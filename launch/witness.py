@@ -54,15 +54,22 @@ def explain(text: str, count: int, waited: int) -> str:
     )
 
 
-def main(count: int, waited: int) -> None:
-    """From stdin to stderr, until the process is gone."""
+def main(waited: int) -> None:
+    """From stdin to stderr, until the process is gone.
+
+    A line that begins with NUL is for us: how many processes the job has.
+    """
     # It outlives the process that it watches, whatever ends that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     last: list[str] = []
+    count = 0
     # Not line by line from a buffer: what is written must be seen at once.
     with os.fdopen(0, "r", errors="replace", newline="") as stream:
         for line in stream:
+            if line.startswith("\0"):
+                count = int(line[1:])
+                continue
             if last or FATAL.match(line):
                 last.append(line)
                 continue
@@ -75,4 +82,4 @@ def main(count: int, waited: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))

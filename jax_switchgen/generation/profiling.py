@@ -92,5 +92,5 @@ class ProfileWindow:
         traced, folder = self._passed - self._options.after, self._options.folder
         self._say(
             f"{traced} {self._unit} are traced in {folder}; to see them: "
-            f"xprof --port=8791 {folder}"
+            f"xprof --logdir={folder} --port=8791"
         )

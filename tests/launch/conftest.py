@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,15 @@ class Launcher:
         }
 
     def start(
-        self, *arguments: str, name: str = "generate.py", **environment: str
+        self,
+        *arguments: str,
+        name: str = "generate.py",
+        place: Path | None = None,
+        **environment: str,
     ) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "launch" / name), *arguments],
+            cwd=place,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -143,24 +149,39 @@ class Launcher:
         return process.returncode, out, err
 
     def start_job(
-        self, count: int, *arguments: str, name: str = "generate.py"
+        self,
+        count: int,
+        *arguments: str,
+        name: str = "generate.py",
+        places: Sequence[Path | None] | None = None,
+        changes: Sequence[dict[str, str]] | None = None,
     ) -> list[subprocess.Popen]:
-        """All processes of a job on this machine, as Slurm would start them."""
+        """All processes of a job on this machine, as Slurm would start them.
+
+        Args:
+          places, changes: of each process, the folder that it runs in, and what is
+            different in its environment.
+        """
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
+        slurm = {
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "SLURM_JOB_ID": "1",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": str(count),
+            "SLURM_STEP_NUM_NODES": "1",
+        }
         return [
             self.start(
                 *arguments,
                 "--distributed",
                 name=name,
-                JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
-                SLURM_JOB_ID="1",
-                SLURM_STEP_NODELIST="localhost",
-                SLURM_NTASKS=str(count),
+                place=places[rank] if places else None,
                 SLURM_PROCID=str(rank),
                 SLURM_LOCALID=str(rank),
-                SLURM_STEP_NUM_NODES="1",
+                **slurm,
+                **(changes[rank] if changes else {}),
             )
             for rank in range(count)
         ]
