@@ -114,7 +114,7 @@ def test_what_is_complete_is_not_collected_again(finished, pool, records, launch
         ("--config.rollouts.tasks=human_interest", "set rollouts.reward_model"),
         ("--config.rollouts.earliest=0.95", "rollouts.earliest=0.95"),
         ("--config.rollouts.tasks=gsm9k", "gsm9k"),
-        ("--shard_index=3", "--shard_index=3 is none of 0"),
+        ("--shard_index=3", "give both --shard_index and --num_shards"),
         ("--config.generation.in_flight=3", "room for 4 responses at a time"),
     ],
 )
