@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -114,8 +115,17 @@ def records(pool):
     return good
 
 
+LIMIT = 400  # seconds; a machine may be slow, and have other work
+
+
 class Launcher:
-    """Runs a launcher as its users do, in a process of its own."""
+    """Runs a launcher as its users do, in a process of its own.
+
+    Attributes:
+      started: all processes, of all launchers, that no test has seen the end of.
+    """
+
+    started: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self, cache: Path):
         self.environment = os.environ | {
@@ -133,7 +143,7 @@ class Launcher:
         place: Path | None = None,
         **environment: str,
     ) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch" / name), *arguments],
             cwd=place,
             env=self.environment | environment,
@@ -141,11 +151,13 @@ class Launcher:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *arguments: str, name: str = "generate.py") -> tuple:
         """Exit code, stdout, stderr."""
         process = self.start(*arguments, name=name)
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=LIMIT)
         return process.returncode, out, err
 
     def start_job(
@@ -189,26 +201,38 @@ class Launcher:
     def kill(self, *arguments: str, name: str, path: Path, lines: int) -> None:
         """Starts a launcher, and kills it when its file has so many lines."""
         process = self.start(*arguments, name=name)
-        deadline = time.monotonic() + 300
-        while not path.exists() or path.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        await_lines(path, lines, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
 
 
-def ends(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple]:
-    """Exit code and stderr of each; all are gone after this, whatever happens."""
-    deadline = time.monotonic() + timeout
-    try:
-        errors = [
-            process.communicate(timeout=max(1.0, deadline - time.monotonic()))[1]
-            for process in processes
-        ]
-    finally:
-        for process in processes:
-            process.kill()
+def await_lines(path: Path, count: int, process: subprocess.Popen) -> None:
+    """Until the file that a process writes has so many lines."""
+    deadline = time.monotonic() + LIMIT
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def ends(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit code and stderr of each, in bounded time."""
+    deadline = time.monotonic() + LIMIT
+    errors = [
+        process.communicate(timeout=max(1.0, deadline - time.monotonic()))[1]
+        for process in processes
+    ]
     return [(p.returncode, err) for p, err in zip(processes, errors, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def none_outlives_its_test() -> Iterator[None]:
+    """Whatever a test has started is gone after it."""
+    yield
+    while Launcher.started:
+        process = Launcher.started.pop()
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

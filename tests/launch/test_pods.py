@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.launch.conftest import Launcher, ends
+from tests.launch.conftest import LIMIT, Launcher, ends
 
 RECORDS = 200
 
@@ -51,7 +51,7 @@ def whole(source, pool, launch):
 
 def await_records(folder, count, processes):
     """Until the journals in a folder hold so many records."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + LIMIT
     while True:
         # Each has a header; one may go while we look.
         paths = list(folder.glob("*.partial"))
@@ -114,9 +114,7 @@ def test_one_process_of_a_distributed_job_is_killed(
     processes = launch.start_job(count, *arguments(pool, source, output))
     await_records(tmp_path, 4, processes)
     processes[lost].kill()
-    killed = time.monotonic()
     ended = ends(processes)
-    assert time.monotonic() - killed < 150
     for rank, (code, err) in enumerate(ended):
         assert f"host {rank} of {count}" in err, "each says that it is as it should be"
         if rank == lost:

@@ -6,7 +6,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from jax_switchgen.policies.build import CandidateOptions
 from jax_switchgen.rollouts.pool import pool_of
 from jax_switchgen.training.options import TrainingOptions
-from tests.launch.conftest import ROOT, ends
+from tests.launch.conftest import LIMIT, ROOT, await_lines, ends
 from tests.training import synthetic
 
 CONFIG_FILE = """
@@ -94,13 +93,6 @@ def metrics(output):
     return (output / "metrics.jsonl").read_bytes()
 
 
-def await_lines(path, count, process):
-    deadline = time.monotonic() + 300
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_a_run_leaves_scores_a_plot_and_an_adapter(finished):
     output, err = finished
     assert "held out after step 0" in err
@@ -155,8 +147,8 @@ def test_killed_at_random_steps_is_the_uninterrupted_run(
     process = launch.start(*arguments(folder, output), name="train_switcher.py")
     await_lines(output / "metrics.jsonl", last, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, err
+    [(code, err)] = ends([process])
+    assert code == 128 + signal.SIGTERM, err
     assert "Traceback" not in err and "is saved" in err.splitlines()[-1]
     code, _, err = train(launch, folder, output)
     assert code == 0 and "going on after step" in err
@@ -189,7 +181,7 @@ def test_a_full_disk_is_one_line(folder, launch, tmp_path):
         env=launch.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert found.returncode == 2, found.stderr
     assert "could not be written" in only_error(found.stderr)
@@ -275,9 +267,7 @@ def test_one_of_two_is_killed_and_both_go_on(finished, folder, launch, tmp_path)
     started = start_two(folder, output, launch)
     await_lines(output / "metrics.jsonl", 12, started[0])
     started[1].kill()
-    killed = time.monotonic()
     (code, err), _ = ends(started)
-    assert time.monotonic() - killed < 150
     assert code not in (0, 2) and "Traceback" not in err
     *_, last = err.splitlines()
     assert last.startswith("error: process 1 of 2 is gone"), err
