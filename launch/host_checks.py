@@ -128,8 +128,8 @@ def _unshared(host: hosts.Host, folder: str) -> list[str]:
             path = path.absolute()
             while not path.exists():
                 path = path.parent
+        (path / names[host.index]).write_text(token)
         mine = path / names[host.index]
-        mine.write_text(token)
     except (OSError, ValueError) as error:
         reasons.append(f"{folder} is not writable ({error})")
     written = host.exchange("written", "" if reasons else "yes")
@@ -141,5 +141,5 @@ def _unshared(host: hosts.Host, folder: str) -> list[str]:
             )
     host.exchange("seen", "")
     if mine is not None:
-        mine.unlink(missing_ok=True)
+        mine.unlink()
     return reasons
