@@ -127,9 +127,15 @@ class Launcher:
 
     started: ClassVar[list[subprocess.Popen]] = []
 
-    def __init__(self, cache: Path):
+    def __init__(self, folder: Path):
+        # Users have no torch, which is only here for comparisons; and transformers
+        # takes a third of a launcher's start to import it.
+        (folder / "sitecustomize.py").write_text(
+            'import sys\nsys.modules["torch"] = None\n'
+        )
         self.environment = os.environ | {
-            "JAX_SWITCHGEN_CACHE": str(cache),
+            "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}",
+            "JAX_SWITCHGEN_CACHE": str(folder / "cache"),
             "JAX_PLATFORMS": "cpu",
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
@@ -237,4 +243,4 @@ def none_outlives_its_test() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("cache"))
+    return Launcher(tmp_path_factory.mktemp("launcher"))

@@ -69,7 +69,8 @@ class TestTwoHosts:
         info = tmp_path / "libtpu-9.9.9.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Name: libtpu\nVersion: 9.9.9\n")
-        changes = [{}, {"PYTHONPATH": str(tmp_path)}]
+        path = f"{tmp_path}:{launch.environment['PYTHONPATH']}"
+        changes = [{}, {"PYTHONPATH": path}]
         found = ends(launch.start_job(2, name=NAME, changes=changes))
         for code, err in found:
             assert code == 2, err

@@ -14,7 +14,7 @@ RECORDS = 200
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
     """Many processes that compile much and compute little."""
-    launcher = Launcher(tmp_path_factory.mktemp("pods-cache"))
+    launcher = Launcher(tmp_path_factory.mktemp("launcher"))
     launcher.environment["XLA_FLAGS"] = (
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     )
