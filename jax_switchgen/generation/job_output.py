@@ -125,8 +125,6 @@ class JobOutput:
         """The journal, begun if there is none."""
         if self._journal is None:
             kind = ObjectJournal if is_remote(self.path) else Journal
-            if kind is Journal:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._journal = kind(self._journal_path, self._identity, self._differs)
         return self._journal
 
@@ -152,12 +150,11 @@ class JobOutput:
         Raises:
           ValueError: one of them is another job's.
         """
-        shards = [Shard(i, self.shard.count) for i in range(self.shard.count)]
-        if self.complete or len(self.missing()) > 0:
+        if self.complete or self.missing():
             return
         refused = dict(self._unreadable)
         streams = []
-        for shard in shards:
+        for shard in self._shards():
             path = shard.path(self.path)
             self._is_ours(path)
             own = _refused(path)
@@ -172,8 +169,7 @@ class JobOutput:
         """Shards that are not complete yet."""
         if self.complete:
             return []
-        shards = [Shard(i, self.shard.count) for i in range(self.shard.count)]
-        return [s for s in shards if not s.path(self.path).exists()]
+        return [s for s in self._shards() if not s.path(self.path).exists()]
 
     def refused(self) -> dict[int, str]:
         """By number why there is no record, when this process is done: of the whole
@@ -184,6 +180,9 @@ class JobOutput:
         """Lets another process go on with the job."""
         if self._journal is not None:
             self._journal.close()
+
+    def _shards(self) -> list[Shard]:
+        return [Shard(i, self.shard.count) for i in range(self.shard.count)]
 
     def _write(
         self, path: epath.Path, lines: Iterator[bytes], refused: Mapping[int, str]

@@ -139,6 +139,7 @@ class Job:
     """A JSONL file that is to be answered.
 
     Attributes:
+      output: its files, and what is there of them.
       requests: of this process's shard, by line number.
       problems: lines that get no record: those of the shard that the engine refuses,
         and those that are no request, which are all told to the first shard.
@@ -170,7 +171,7 @@ class Job:
             "input_blake2b": file_digest(source),
             "config": settings,
         }
-        self._output = JobOutput(
+        self.output = JobOutput(
             output,
             identity,
             SCHEDULING | {("input",)},
@@ -185,25 +186,20 @@ class Job:
         self._tokens: dict[int, int] = {}  # of cache that each line needs
 
     @property
-    def output(self) -> JobOutput:
-        """Its files, and what is there of them."""
-        return self._output
-
-    @property
     def complete(self) -> bool:
         """Nothing is left to do for this process."""
-        return self._output.shard_complete
+        return self.output.shard_complete
 
     @property
     def num_kept(self) -> int:
         """Records that earlier runs have written."""
-        return len(self._output.done & self.requests.keys())
+        return len(self.output.done & self.requests.keys())
 
     @property
     def num_failed(self) -> int:
         """Lines without a record, also when an earlier run has refused them."""
         known = {problem.line for problem in self.problems}
-        return len(known | self._output.refused().keys() if self.complete else known)
+        return len(known | self.output.refused().keys() if self.complete else known)
 
     def check(self, engine: Engine) -> list[Problem]:
         """Takes out the requests that the engine refuses, and says why."""
@@ -227,7 +223,7 @@ class Job:
         An event with a response is yielded after its record is in the journal.
         """
         self.check(engine)
-        journal = self._output.open()
+        journal = self.output.open()
         left = [line for line in self.requests if line not in journal.lines]
         line_of = {id(self.requests[line]): line for line in left}
         for lines in self._groups(engine, left):
@@ -236,11 +232,11 @@ class Job:
                     line = line_of[id(event.request)]
                     journal.append(line, event.response.record())
                 yield event
-        self._output.finish(self._refused)
+        self.output.finish(self._refused)
 
     def close(self) -> None:
         """Lets another process go on with the job."""
-        self._output.close()
+        self.output.close()
 
     def _groups(self, engine: Engine, lines: list[int]) -> list[list[int]]:
         """The lines as they are admitted: long ones first, and those apart whose caches

@@ -30,7 +30,7 @@ class Journal:
     """
 
     def __init__(self, path: epath.Path, identity: dict[str, Any], differs: Differs):
-        """Opens the file, or begins it.
+        """Opens the file, or begins it, with the folders above it.
 
         Args:
           differs: what is different between the identity found and ours, or None.
@@ -40,6 +40,7 @@ class Journal:
         """
         self.path = path
         self._places: dict[int, int] = {}  # input line -> where its record begins
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -115,6 +115,14 @@ def records(pool):
     return good
 
 
+# As a `sitecustomize.py`, which Python runs when it starts: a package is not installed.
+WITHOUT = """
+import importlib.machinery
+
+finder = importlib.machinery.PathFinder
+find = finder.find_spec
+finder.find_spec = lambda name, *rest: None if name == {name!r} else find(name, *rest)
+"""
 LIMIT = 400  # seconds; a machine may be slow, and have other work
 
 
@@ -130,9 +138,7 @@ class Launcher:
     def __init__(self, folder: Path):
         # Users have no torch, which is only here for comparisons; and transformers
         # takes a third of a launcher's start to import it.
-        (folder / "sitecustomize.py").write_text(
-            'import sys\nsys.modules["torch"] = None\n'
-        )
+        (folder / "sitecustomize.py").write_text(WITHOUT.format(name="torch"))
         self.environment = os.environ | {
             "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}",
             "JAX_SWITCHGEN_CACHE": str(folder / "cache"),
