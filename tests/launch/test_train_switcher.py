@@ -234,10 +234,10 @@ def test_the_demo_uses_its_trained_switcher(tmp_path, monkeypatch):
     assert get_config("evaluation").switcher.adapter is None
 
 
-def start_two(folder, output, launch, *flags):
-    """Both processes of a job."""
+def start_job(count, folder, output, launch, *flags):
+    """All processes of a job."""
     return launch.start_job(
-        2, *arguments(folder, output), *flags, name="train_switcher.py"
+        count, *arguments(folder, output), *flags, name="train_switcher.py"
     )
 
 
@@ -246,12 +246,12 @@ def test_two_processes_are_one(finished, folder, launch, tmp_path):
     after the same step, and both go on from there."""
     output = tmp_path / "run"
     rarely = "--config.training.checkpoint_every=1000"
-    started = start_two(folder, output, launch, rarely)
+    started = start_job(2, folder, output, launch, rarely)
     await_lines(output / "metrics.jsonl", 8, started[0])
     started[1].send_signal(signal.SIGTERM)
     ended = ends(started)
     assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
-    ended = ends(start_two(folder, output, launch, rarely))
+    ended = ends(start_job(2, folder, output, launch, rarely))
     assert [code for code, _ in ended] == [0, 0], ended
     assert "going on after step" in ended[0][1]
     for rank, (_, err) in enumerate(ended):
@@ -260,19 +260,20 @@ def test_two_processes_are_one(finished, folder, launch, tmp_path):
     assert (output / "switcher" / "adapter_model.safetensors").is_file()
 
 
-def test_one_of_two_is_killed_and_both_go_on(finished, folder, launch, tmp_path):
-    """kill -9: the other says which one is gone, in bounded time; the same commands go
-    on from the newest checkpoint."""
+def test_one_of_four_is_killed_and_two_go_on(finished, folder, launch, tmp_path):
+    """kill -9: the others say which one is gone, in bounded time; fewer processes go on
+    from the newest checkpoint."""
     output = tmp_path / "run"
-    started = start_two(folder, output, launch)
+    started = start_job(4, folder, output, launch)
     await_lines(output / "metrics.jsonl", 12, started[0])
     started[1].kill()
-    (code, err), _ = ends(started)
-    assert code not in (0, 2) and "Traceback" not in err
-    *_, last = err.splitlines()
-    assert last.startswith("error: process 1 of 2 is gone"), err
-    assert err.count("error: ") == 1 and "stack trace" not in err
-    ended = ends(start_two(folder, output, launch))
+    *others, _ = ends([started[0], *started[2:], started[1]])
+    for code, err in others:
+        assert code not in (0, 2) and "Traceback" not in err
+        *_, last = err.splitlines()
+        assert last.startswith("error: process 1 of 4 is gone"), err
+        assert err.count("error: ") == 1 and "stack trace" not in err
+    ended = ends(start_job(2, folder, output, launch))
     assert [code for code, _ in ended] == [0, 0], ended
     assert "going on after step" in ended[0][1]
     assert_same_metrics(output, finished[0])
