@@ -95,7 +95,7 @@ def collect(config: dict[str, Any], shard: "Shard") -> int:
             output.merge()
             done = shards.progress_of(output)
             notes.line(f"{done}; nothing is left to do here")
-            return EXIT_OK
+            return EXIT_SOME_FAILED if problems or output.refused() else EXIT_OK
         if collection.num_kept:
             notes.line(f"{collection.num_kept} places are there from an earlier run")
         config["policy"] = PolicyOptions(name="random")

@@ -98,7 +98,7 @@ def test_shards_together_are_the_whole(finished, pool, records, launch, tmp_path
 def test_what_is_complete_is_not_collected_again(finished, pool, records, launch):
     output, _ = finished
     code, _, err = launch(*arguments(pool, output), name=NAME)
-    assert code == 0 and "is complete; nothing" in err
+    assert code == 1 and "is complete; nothing" in err, "its exit code stays"
     changed = "--config.rollouts.completions=4"
     code, _, err = launch(*arguments(pool, output), changed, name=NAME)
     assert code == 2
