@@ -85,6 +85,8 @@ def pool(
             stop_cue=placeholder(str),
         )
     )
+    # Traces of passes or steps, for those who make them faster; none without a folder.
+    config.profile = ConfigDict(dict(folder=placeholder(str), after=10, count=5))
     if variant == "paper":
         config.policy.first = aligned
         config.policy.last = aligned

@@ -15,17 +15,25 @@ The same labels for fewer completions, or nearly the same for much fewer:
   … --config.rollouts.allocation=curtailed
   … --config.rollouts.allocation=halving
 
-Several machines, each with its own line; training takes all their files:
+Several machines, each with its own line and a shard of the places; whichever is the
+last to finish puts the file together. On a TPU slice all hosts run the same line:
   … --num_shards=4 --shard_index=0
+  … --distributed --platform=tpu
 
 Each labelled place is on disk at once: the same command goes on where a run stopped.
-Exit codes: 0 all labelled, 1 some queries were left out, 2 an error.
+The file may be gs://BUCKET/… (--config.rollouts.output).
+Exit codes: 0 all labelled, 1 some queries were left out, 2 an error, 143 stopped by
+SIGTERM; any other: a process of the job is gone, run it again.
 """
 
+import contextlib
+import os
 import time
 import typing
+from typing import Any
 
-from absl import flags
+import hosts
+import shards
 from command_line import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -34,54 +42,60 @@ from command_line import (
     read_pool,
     required,
     run,
+    stop_on_sigterm,
 )
+from host_checks import check_job
 
 if typing.TYPE_CHECKING:
     from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.job_output import Shard
     from jax_switchgen.rollouts.collection import Collected, Collection
 
 SECONDS_BETWEEN_LINES = 2.0
 
 CONFIG = define_config()
-SHARD = flags.DEFINE_integer("shard_index", 0, "Which part of the places, from 0.")
-NUM_SHARDS = flags.DEFINE_integer("num_shards", 1, "How many parts there are.")
 
 
 def main() -> int:
-    if not 0 <= SHARD.value < NUM_SHARDS.value:
-        raise ValueError(
-            f"--shard_index={SHARD.value} is none of 0 … --num_shards - 1 = "
-            f"{NUM_SHARDS.value - 1}"
-        )
     # Imported late: these take seconds, and help and wrong flags need none of them.
+    from jax_switchgen.generation.profiling import ProfileOptions
+    from jax_switchgen.rollouts.options import RolloutOptions
+
+    config = read_pool(
+        required(CONFIG), rollouts=RolloutOptions, profile=ProfileOptions
+    )
+    stop_on_sigterm()
+    with hosts.joined() as host:
+        check_job(host, os.path.dirname(config["rollouts"].output) or ".")
+        return collect(config, shards.own(host))
+
+
+def collect(config: dict[str, Any], shard: "Shard") -> int:
     from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.profiling import ProfileWindow
     from jax_switchgen.generation.rewards import load_reward_model
     from jax_switchgen.policies.build import PolicyOptions, build_engine
     from jax_switchgen.rollouts import collection as collecting
-    from jax_switchgen.rollouts.options import RolloutOptions
     from jax_switchgen.rollouts.pool import pool_of
     from jax_switchgen.rollouts.records import read_rollouts
     from jax_switchgen.rollouts.summary import label_table
 
-    config = read_pool(required(CONFIG), rollouts=RolloutOptions)
+    profile = config.pop("profile")
     settings, options = as_json(config), config.pop("rollouts")
     seed = config["generation"].seed
     pool = pool_of(config["candidates"])
     tasks, problems = options.load()
-    with Notes() as notes:
+    places = collecting.make_places(tasks, options, seed)
+    collection = collecting.Collection(places, options, pool, settings, shard)
+    output = collection.output
+    with Notes() as notes, contextlib.closing(output):
         for problem in problems:
             notes.line(problem)
-        collection = collecting.Collection(
-            collecting.make_places(tasks, options, seed),
-            options,
-            pool,
-            settings,
-            shard=SHARD.value,
-            num_shards=NUM_SHARDS.value,
-        )
-        if collection.complete:
-            notes.line(f"{collection.path} is complete already; nothing is left to do")
-            return EXIT_OK
+        if output.shard_complete:
+            output.merge()
+            done = shards.progress_of(output)
+            notes.line(f"{done}; nothing is left to do here")
+            return EXIT_SOME_FAILED if problems or output.refused() else EXIT_OK
         if collection.num_kept:
             notes.line(f"{collection.num_kept} places are there from an earlier run")
         config["policy"] = PolicyOptions(name="random")
@@ -91,9 +105,14 @@ def main() -> int:
                 options.reward_model, dtype=config["dtype"], progress=notes.progress
             )
         )
-        show(collection, collection.run(engine, judge), notes)
-        notes.console.print(label_table(read_rollouts(collection.path, pool)))
-        notes.line(f"{collection.path}: train on it with launch/train_switcher.py")
+        with ProfileWindow(profile, notes.line) as window:
+            engine.passed = window.passed
+            show(collection, collection.run(engine, judge), notes)
+        if output.complete:
+            notes.console.print(label_table(read_rollouts(output.path, pool)))
+            notes.line(f"{output.path}: train on it with launch/train_switcher.py")
+        else:
+            notes.line(shards.progress_of(output))
     return EXIT_SOME_FAILED if problems or collection.refused else EXIT_OK
 
 
@@ -114,7 +133,7 @@ def show(
             f"completions · {collected.tokens / seconds:.0f} tokens/s · "
             f"{left:.0f} min left"
         )
-    for line in collection.refused:
+    for line in collection.refused.values():
         notes.line(line)
 
 

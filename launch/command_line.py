@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 import types
@@ -25,9 +26,10 @@ from ml_collections import ConfigDict, config_flags
 Value = typing.TypeVar("Value")
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_NOTHING_RAN, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_STOPPED = 128 + 15  # as of a process that SIGTERM ended: not complete, run again
 
 # Sections that only some launchers read; one config serves all launchers.
-OTHER_SECTIONS = ("evaluation", "rollouts", "training")
+OTHER_SECTIONS = ("evaluation", "profile", "rollouts", "training")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOW_TRACEBACK = "JAX_SWITCHGEN_TRACEBACK"
@@ -41,6 +43,10 @@ Where a path is asked for, give a folder, a .gguf file, package:NAME, or a hub n
 Converted checkpoints and compiled programs are kept in ~/.cache/jax_switchgen, or in
 the folder that JAX_SWITCHGEN_CACHE names. JAX_SWITCHGEN_TRACEBACK=1 shows where an
 error came from."""
+
+
+class Stopped(BaseException):
+    """SIGTERM, with which machines that are lent are taken back."""
 
 
 def define_config() -> flags.FlagHolder[ConfigDict]:
@@ -71,13 +77,31 @@ def run(main: Callable[[], int], usage: str) -> typing.NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
+    except Stopped:
+        print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+        code = EXIT_STOPPED
     except (ValueError, OSError, flags.Error) as error:
         if os.environ.get(SHOW_TRACEBACK):
             traceback.print_exc()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = EXIT_NOTHING_RAN
     sys.stdout.flush()
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        # Others of the job still wait for us. Leaving in order would wait for them; so
+        # they see that we are gone.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+def stop_on_sigterm() -> None:
+    """From here on SIGTERM unwinds the program, and `run` says how to go on."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def read_config(config: ConfigDict, **sections: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from command_line import EXIT_OK, as_json, define_config, read_pool, required, r
 if typing.TYPE_CHECKING:
     from jax_switchgen.evaluation.suite import Suite
     from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.profiling import ProfileWindow
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -38,12 +39,14 @@ OUTPUT = flags.DEFINE_string("output", None, "The folder of results.")
 class Clock:
     """Says what is at work, and when all will be done."""
 
-    def __init__(self, notes: "Notes", total: int):
+    def __init__(self, notes: "Notes", total: int, window: "ProfileWindow"):
+        self.window = window
         self.notes, self.total, self.done = notes, total, 0
         self.started = self.next_line = time.perf_counter()
 
     def show(self, name: str, of: int, answered: int) -> None:
         self.done += 1
+        self.window.passed()
         now = time.perf_counter()
         if now < self.next_line and answered < of:
             return
@@ -61,11 +64,14 @@ def main() -> int:
     from jax_switchgen.evaluation.options import EvaluationOptions
     from jax_switchgen.evaluation.suite import Suite
     from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.profiling import ProfileOptions, ProfileWindow
     from jax_switchgen.generation.rewards import load_reward_model
     from jax_switchgen.policies.build import build_engine
 
-    config = read_pool(required(CONFIG), evaluation=EvaluationOptions)
-    options = config.pop("evaluation")
+    config = read_pool(
+        required(CONFIG), evaluation=EvaluationOptions, profile=ProfileOptions
+    )
+    options, profile = config.pop("evaluation"), config.pop("profile")
     if "switcher" in options.systems and config["policy"].name != "switcher":
         raise ValueError(
             f"system 'switcher' needs policy.name='switcher', which is "
@@ -76,7 +82,7 @@ def main() -> int:
     for name in ("batch_size", "in_flight", "cache_gib", "seed"):
         del settings["generation"][name]
     tasks, problems = options.load()
-    with Notes() as notes:
+    with Notes() as notes, ProfileWindow(profile, notes.line, "answers") as window:
         for problem in problems:
             notes.line(problem)
         suite = Suite(
@@ -91,16 +97,16 @@ def main() -> int:
             ),
             progress=notes.progress,
         )
-        show(suite, output, notes)
+        show(suite, output, notes, window)
     return EXIT_OK
 
 
-def show(suite: "Suite", output: Path, notes: "Notes") -> None:
+def show(suite: "Suite", output: Path, notes: "Notes", window: "ProfileWindow") -> None:
     """Runs what is left; the table in the terminal and as JSON, and the report."""
     from jax_switchgen.evaluation import report, summary
     from jax_switchgen.tasks.catalogue import WITHHELD
 
-    results = suite.results(Clock(notes, suite.num_left).show)
+    results = suite.results(Clock(notes, suite.num_left, window).show)
     reference = suite.options.reference
     table = summary.summarize(results, reference, [task for task, _ in suite.tasks])
     choices, tables = suite.choices(), suite.tables(results)

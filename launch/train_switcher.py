@@ -26,42 +26,61 @@ and with chance; OUTPUT/training.svg shows loss and regret. To watch it elsewher
   … --config.training.viewers="('tensorboard','wandb')"
 
 The same command goes on where a run stopped, from the newest whole checkpoint, on any
-mesh. Exit codes: 0 trained, 143 stopped by SIGTERM after a checkpoint, 2 an error.
+mesh. Exit codes: 0 trained, 143 stopped by SIGTERM after a checkpoint, 2 an error; any
+other: a process of the job is gone, run it again.
 """
 
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
-from absl import flags
-from command_line import EXIT_OK, as_json, define_config, read_pool, required, run
-
-EXIT_STOPPED = 128 + 15  # as of a process that SIGTERM ended: not complete, run again
+import hosts
+from command_line import (
+    EXIT_OK,
+    EXIT_STOPPED,
+    as_json,
+    define_config,
+    read_pool,
+    required,
+    run,
+)
+from host_checks import check_job
 
 CONFIG = define_config()
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes.")
 
 
 def main() -> int:
     source = required(CONFIG)
-    # Imported late: these take seconds, and help and wrong flags need none of them.
-    import jax
+    with hosts.joined(preemption=True) as host:  # before anything asks for devices
+        # Imported late: these take seconds, and help and wrong flags need none of them.
+        from jax_switchgen.generation.profiling import ProfileOptions
+        from jax_switchgen.training.options import TrainingOptions
+        from jax_switchgen.training.placement import make_mesh
 
-    if DISTRIBUTED.value:
-        jax.distributed.initialize()  # before anything asks for devices
+        config = read_pool(source, training=TrainingOptions, profile=ProfileOptions)
+        options = config["training"]
+
+        def mesh() -> Any:
+            return make_mesh(options.fsdp, options.tensor, options.part_size)
+
+        check_job(host, options.output, mesh)
+        return train_on(mesh(), config, host.index)
+
+
+def train_on(mesh: Any, config: dict[str, Any], process: int) -> int:
+    """Loads and trains, on a mesh of all devices of all processes."""
     from jax_switchgen.generation.display import Notes
+    from jax_switchgen.generation.profiling import ProfileWindow
     from jax_switchgen.training.build import build_learner, identity
     from jax_switchgen.training.loop import train
-    from jax_switchgen.training.options import TrainingOptions
     from jax_switchgen.training.output import (
         CONFIG_FILE,
         SWITCHER,
         claim,
         export_switcher,
     )
-    from jax_switchgen.training.placement import make_mesh
 
-    config = read_pool(source, training=TrainingOptions)
     options = config["training"]
     output, ours = Path(options.output), identity(as_json(config), options)
     target = output / SWITCHER
@@ -70,10 +89,9 @@ def main() -> int:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    mesh = make_mesh(options.fsdp, options.tensor, options.part_size)
     with Notes() as notes:
         say, progress = notes.line, notes.progress
-        if jax.process_index():  # one of them speaks for all
+        if process:  # one of them speaks for all
             say = progress = lambda line: None
         if (output / CONFIG_FILE).is_file():
             claim(output, ours)  # refused before a model is loaded
@@ -89,7 +107,15 @@ def main() -> int:
             progress=progress,
         )
         claim(output, ours)
-        state = train(learner, output, mesh=mesh, say=say, progress=progress)
+        with ProfileWindow(config["profile"], say, "steps") as window:
+            state = train(
+                learner,
+                output,
+                mesh=mesh,
+                say=say,
+                progress=progress,
+                passed=window.passed,
+            )
         if state is None:
             return EXIT_STOPPED
         export_switcher(learner, state.params, target, mesh)

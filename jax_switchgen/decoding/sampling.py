@@ -34,7 +34,18 @@ class Sampling:
 
 
 def make_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> Sampling:
-    """Checks the three numbers; temperature 0 is greedy.
+    """Of numbers that `check_sampling` accepts; temperature 0 is greedy."""
+    check_sampling(temperature, top_p, top_k)
+    return Sampling(
+        temperature=jnp.float32(temperature or 1.0),
+        top_p=jnp.float32(top_p),
+        top_k=jnp.int32(top_k),
+        greedy=temperature == 0,
+    )
+
+
+def check_sampling(temperature: float, top_p: float, top_k: int) -> None:
+    """Starts no backend: configs are read before the processes of a job have met.
 
     Raises:
       ValueError: a number out of its range.
@@ -45,12 +56,6 @@ def make_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> Sam
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1 (1 = off)")
     if not 0 <= top_k <= SHORTLIST:
         raise ValueError(f"top_k={top_k} must be 0 (off) to {SHORTLIST}")
-    return Sampling(
-        temperature=jnp.float32(temperature or 1.0),
-        top_p=jnp.float32(top_p),
-        top_k=jnp.int32(top_k),
-        greedy=temperature == 0,
-    )
 
 
 def row_uniforms(

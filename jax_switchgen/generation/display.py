@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Self
 
 from rich.console import Console, Group
@@ -99,7 +98,7 @@ class Notes:
     def line(self, text: str) -> None:
         self.console.print(Text(text))
 
-    def problems(self, source: Path, problems: Iterable[Problem]) -> None:
+    def problems(self, source: str, problems: Iterable[Problem]) -> None:
         """Reports lines of a job's input that get no record."""
         for problem in problems:
             self.console.print(Text(f"{source}: {problem}", style="red"))

@@ -16,7 +16,7 @@ request, and a row sees only its own context.
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jax_switchgen.generation.cached_model import cache_length_for
 from jax_switchgen.generation.decision import Policy
@@ -51,6 +51,7 @@ class Engine:
         The text is not cut: whoever asked cuts it, and the record keeps its tokens.
 
     Attributes:
+      passed: is called after each decode pass, when its tokens are on the host.
       seconds: wall time by phase (`decision`, `catch_up`, `decode`, `fetch`) since the
         engine was made. Programs run asynchronously: `fetch` is where the host waits.
         With `synchronous` each phase waits for its own programs.
@@ -72,6 +73,7 @@ class Engine:
         self.expected = list(expected)
         self.until = tuple(until)
         self.synchronous = synchronous
+        self.passed: Callable[[], None] = lambda: None
         self.seconds: dict[str, float] = defaultdict(float)
 
     def generate(self, queries: Sequence[str | Request]) -> list[Response]:
@@ -164,6 +166,7 @@ class Engine:
             length=length,
             seconds=self.seconds,
             synchronous=self.synchronous,
+            passed=lambda: self.passed(),
         )
 
     def _events(self, draft: Draft, finish_reason: str | None) -> list[Event]:

@@ -5,22 +5,26 @@
     for event in job.run(engine):
         …
 
-Every finished record goes at once into a journal beside the output, so that a job that
-was killed at any moment goes on where it stopped. The output appears under its name
-when it is complete, in the order of the input. Lines are counted from 1.
+Every finished record goes into a journal beside the output, so that a job that was
+killed at any moment goes on where it stopped. The output appears under its name when it
+is complete, in the order of the input. Lines are counted from 1. Several processes may
+each take a shard of the lines; see `job_output.py`.
 """
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from jax_switchgen.generation.cached_model import cache_length_for
 from jax_switchgen.generation.engine import Engine, Event
-from jax_switchgen.generation.job_output import JobOutput
+from jax_switchgen.generation.job_output import JobOutput, Shard
 from jax_switchgen.generation.journal import file_digest
-from jax_switchgen.generation.trace import Request
+from jax_switchgen.generation.storage import job_path
+from jax_switchgen.generation.trace import CUE, Request
 from jax_switchgen.models.cache import slot_bytes
 
 # Fields of the `generation` section that change no token, so that a job may go on with
@@ -46,7 +50,7 @@ class Problem:
         return f"line {self.line}: {self.message}"
 
 
-def read_input(path: Path) -> tuple[dict[int, Request], list[Problem]]:
+def read_input(path: epath.Path) -> tuple[dict[int, Request], list[Problem]]:
     """The requests of a JSONL file by line number, and the lines that hold none.
 
     Blank lines are passed over. A record without an id gets the number of its line,
@@ -107,25 +111,59 @@ def parse_request(content: bytes, default_id: int) -> Request:
     return Request(query, name)
 
 
+class Spoken:
+    """Who wrote how much of an output: what its report says."""
+
+    def __init__(self) -> None:
+        self._finished: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._segments: Counter[str] = Counter()
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._finished[record["finish_reason"]] += 1
+        for segment in record["segments"]:
+            if segment["speaker"] != CUE:
+                self._tokens[segment["speaker"]] += len(segment["token_ids"])
+                self._segments[segment["speaker"]] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "finish_reasons": dict(sorted(self._finished.items())),
+            "output_tokens": self._tokens.total(),
+            "tokens": dict(sorted(self._tokens.items())),
+            "segments": dict(sorted(self._segments.items())),
+        }
+
+
 class Job:
     """A JSONL file that is to be answered.
 
     Attributes:
-      requests: by line number.
-      problems: lines that get no record.
+      output: its files, and what is there of them.
+      requests: of this process's shard, by line number.
+      problems: lines that get no record: those of the shard that the engine refuses,
+        and those that are no request, which are all told to the first shard.
     """
 
-    def __init__(self, source: Path, output: Path, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        source: epath.PathLike,
+        output: epath.PathLike,
+        settings: Mapping[str, Any],
+        shard: Shard = Shard(),  # noqa: B008, it is frozen
+    ):
         """Reads the input, and what an earlier run of the job has left.
 
         Args:
+          source, output: local paths, or of object storage (gs://…).
           settings: the resolved config as JSON values; a job goes on only with equal
             ones, but for `SCHEDULING`.
 
         Raises:
           ValueError: the files are not those of this job; one line with the remedy.
         """
-        self.requests, self.problems = read_input(source)
+        source, output = job_path(source), job_path(output)
+        requests, unreadable = read_input(source)
         if output.is_dir() or output.resolve() == source.resolve():
             raise ValueError(f"--output={output} must name a file other than --input")
         identity = {
@@ -133,26 +171,35 @@ class Job:
             "input_blake2b": file_digest(source),
             "config": settings,
         }
-        self._output = JobOutput(output, identity, SCHEDULING | {("input",)})
+        self.output = JobOutput(
+            output,
+            identity,
+            SCHEDULING | {("input",)},
+            shard=shard,
+            numbers=sorted(requests),
+            unreadable={problem.line: problem.message for problem in unreadable},
+            summary=Spoken,
+        )
+        self.requests = {line: requests[line] for line in shard.of(sorted(requests))}
+        self.problems = unreadable if shard.index == 0 else []
+        self._refused: dict[int, str] = {}
         self._tokens: dict[int, int] = {}  # of cache that each line needs
 
     @property
     def complete(self) -> bool:
-        """The output exists and is the one that this job would write."""
-        return self._output.complete
+        """Nothing is left to do for this process."""
+        return self.output.shard_complete
 
     @property
     def num_kept(self) -> int:
         """Records that earlier runs have written."""
-        return len(self._output.numbers & self.requests.keys())
+        return len(self.output.done & self.requests.keys())
 
     @property
     def num_failed(self) -> int:
         """Lines without a record, also when an earlier run has refused them."""
-        if not self.complete:
-            return len(self.problems)
-        with self._output.path.open("rb") as stream:
-            return len(self.requests) + len(self.problems) - sum(1 for _ in stream)
+        known = {problem.line for problem in self.problems}
+        return len(known | self.output.refused().keys() if self.complete else known)
 
     def check(self, engine: Engine) -> list[Problem]:
         """Takes out the requests that the engine refuses, and says why."""
@@ -166,6 +213,7 @@ class Job:
                 refused.append(Problem(line, str(error)))
         for problem in refused:
             del self.requests[problem.line]
+            self._refused[problem.line] = problem.message
         self.problems = sorted([*self.problems, *refused], key=lambda p: p.line)
         return refused
 
@@ -175,7 +223,7 @@ class Job:
         An event with a response is yielded after its record is in the journal.
         """
         self.check(engine)
-        journal = self._output.open()
+        journal = self.output.open()
         left = [line for line in self.requests if line not in journal.lines]
         line_of = {id(self.requests[line]): line for line in left}
         for lines in self._groups(engine, left):
@@ -184,22 +232,25 @@ class Job:
                     line = line_of[id(event.request)]
                     journal.append(line, event.response.record())
                 yield event
-        self._output.finish(sorted(self.requests))
+        self.output.finish(self._refused)
 
     def close(self) -> None:
         """Lets another process go on with the job."""
-        self._output.close()
+        self.output.close()
 
     def _groups(self, engine: Engine, lines: list[int]) -> list[list[int]]:
-        """The lines, those apart whose caches let only a few be in flight.
+        """The lines as they are admitted: long ones first, and those apart whose caches
+        let only a few be in flight.
 
+        Rows of a pass are read as far as its longest, so those of like length belong
+        together; and what ends last, when passes are no longer full, should be short.
         A cache is as long as the longest of its requests needs, so one input of 4,000
         tokens would take memory, or room, from all others.
         """
         small: list[int] = []
         large: list[int] = []
         memory = engine.options.cache_gib * 2**30 / engine.options.in_flight
-        for line in lines:
+        for line in sorted(lines, key=lambda line: -self._tokens[line]):
             length = cache_length_for(self._tokens[line])
             slot = sum(
                 slot_bytes(s.model.config, length, s.model.dtype)

@@ -3,6 +3,7 @@
 The file begins with a line of JSON, the job's identity. Each further line is the
 number of an input line, a tab, and its record. A line counts when its newline is
 written; what stands behind the last newline was torn by a kill and is dropped.
+(Where files cannot grow, it is in several: `object_journal.py`.)
 """
 
 import fcntl
@@ -10,9 +11,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 RECORD = re.compile(rb"(\d+)\t\{.*\}\n")
 
@@ -23,11 +26,11 @@ class Journal:
     """An append-only file of records, open in one process at a time.
 
     Attributes:
-      path: the file; gone after `finish`.
+      path: the file; gone after `remove`.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], differs: Differs):
-        """Opens the file, or begins it.
+    def __init__(self, path: epath.Path, identity: dict[str, Any], differs: Differs):
+        """Opens the file, or begins it, with the folders above it.
 
         Args:
           differs: what is different between the identity found and ours, or None.
@@ -37,12 +40,13 @@ class Journal:
         """
         self.path = path
         self._places: dict[int, int] = {}  # input line -> where its record begins
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._read(identity, differs):
                 self._file.truncate(0)
-                self._write(json.dumps(identity, ensure_ascii=False))
+                self._write(header_line(identity))
         except BlockingIOError:
             self._file.close()
             raise ValueError(
@@ -61,22 +65,18 @@ class Journal:
     def append(self, line: int, record: dict[str, Any]) -> None:
         """Adds a record; it survives the process from here on."""
         place = self._file.seek(0, os.SEEK_END)
-        self._write(f"{line}\t{json.dumps(record, ensure_ascii=False)}")
+        self._write(record_line(line, record))
         self._places[line] = place
 
-    def finish(self, output: Path, lines: Sequence[int]) -> None:
-        """Writes the records of these lines, in this order, and removes the journal.
-
-        A process that is killed in here leaves the journal as it was.
-        """
-        partial = output.with_name(f".{output.name}.tmp")
-        with partial.open("wb") as target, self.path.open("rb") as source:
+    def records(self, lines: Sequence[int]) -> Iterator[bytes]:
+        """The records of these lines, in this order, each with its newline."""
+        with self.path.open("rb") as source:
             for line in lines:
                 source.seek(self._places[line])
-                target.write(source.readline().split(b"\t", 1)[1])
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(partial, output)
+                yield source.readline().split(b"\t", 1)[1]
+
+    def remove(self) -> None:
+        """Deletes the file, and unlocks it."""
         self.path.unlink()
         self.close()
 
@@ -84,44 +84,88 @@ class Journal:
         """Unlocks the file."""
         self._file.close()
 
-    def _write(self, text: str) -> None:
-        self._file.write(text.encode() + b"\n")
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
         self._file.flush()
 
     def _read(self, identity: dict[str, Any], differs: Differs) -> bool:
         """Finds the records; whether the file is ours to go on with."""
-        end = 0
         with self.path.open("rb") as stream:
             header = stream.readline()
             if not header.endswith(b"\n"):
                 return False
-            for content in stream:
-                if not content.endswith(b"\n"):
-                    break
-                match = RECORD.fullmatch(content)
-                if match is None:
-                    raise self._refused("is damaged;")
-                self._places[int(match[1])] = len(header) + end
+            end = len(header)
+            for line, content in parse_records(self.path, stream):
+                self._places[line] = end
                 end += len(content)
-        try:
-            found = json.loads(header)
-        except ValueError:
-            raise self._refused("is damaged;") from None
-        if changed := differs(found, identity):
-            if self._places:
-                raise self._refused(f"has records of a job with {changed}; go back, or")
+        if not is_ours(self.path, header, identity, differs, bool(self._places)):
             return False
-        self._file.truncate(len(header) + end)
+        self._file.truncate(end)
         return True
 
-    def _refused(self, reason: str) -> ValueError:
-        return ValueError(f"{self.path} {reason} delete it to start again")
+
+def header_line(identity: dict[str, Any]) -> bytes:
+    """The first line of a journal."""
+    return json.dumps(identity, ensure_ascii=False).encode() + b"\n"
 
 
-def file_digest(path: Path) -> str:
+def record_line(line: int, record: dict[str, Any]) -> bytes:
+    """Any further line."""
+    return f"{line}\t{json.dumps(record, ensure_ascii=False)}\n".encode()
+
+
+def parse_records(
+    path: epath.Path, stream: Iterable[bytes]
+) -> Iterator[tuple[int, bytes]]:
+    """(number, whole line) of each record, as far as lines are whole.
+
+    Raises:
+      ValueError: a line is no record.
+    """
+    for content in stream:
+        if not content.endswith(b"\n"):
+            break
+        match = RECORD.fullmatch(content)
+        if match is None:
+            raise _refused(path, "is damaged;")
+        yield int(match[1]), content
+
+
+def is_ours(
+    path: epath.Path,
+    header: bytes,
+    identity: dict[str, Any],
+    differs: Differs,
+    has_records: bool,
+) -> bool:
+    """Whether a journal with that first line is this job's.
+
+    Raises:
+      ValueError: it is not, and has records that somebody may want.
+    """
+    try:
+        found = json.loads(header)
+    except ValueError:
+        raise _refused(path, "is damaged;") from None
+    if changed := differs(found, identity):
+        if has_records:
+            raise _refused(path, f"has records of a job with {changed}; go back, or")
+        return False
+    return True
+
+
+def _refused(path: epath.Path, reason: str) -> ValueError:
+    return ValueError(f"{path} {reason} delete it to start again")
+
+
+def file_digest(path: Path | epath.Path) -> str:
     """A hash of a file's bytes."""
+    found = hashlib.blake2b()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, hashlib.blake2b).hexdigest()[:32]
+        # Not hashlib.file_digest: files of object storage are no files to it.
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()[:32]
 
 
 def difference(

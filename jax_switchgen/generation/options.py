@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jax_switchgen.decoding.sampling import make_sampling
+from jax_switchgen.decoding.sampling import check_sampling
 from jax_switchgen.generation.prompts import PARTIAL_IN
 
 
@@ -57,4 +57,4 @@ class GenerationOptions:
                 f"generation.partial_in={self.partial_in!r} is not one of "
                 f"{', '.join(PARTIAL_IN)}"
             )
-        make_sampling(self.temperature, self.top_p, self.top_k)
+        check_sampling(self.temperature, self.top_p, self.top_k)

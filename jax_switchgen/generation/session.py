@@ -11,7 +11,7 @@ them gets its next segment:
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
@@ -52,6 +52,7 @@ class Session:
       num_slots: most drafts at a time.
       length: tokens of cache for each.
       seconds: gets the wall time by phase; see `Engine.seconds`.
+      passed: is called after each pass; see `Engine.passed`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Session:
         length: int,
         seconds: dict[str, float],
         synchronous: bool,
+        passed: Callable[[], None],
     ):
         self._speakers = speakers
         self._names = [speaker.name for speaker in speakers]
@@ -72,6 +74,7 @@ class Session:
         self._options = options
         self._seconds = seconds
         self._synchronous = synchronous
+        self._passed = passed
         self._sampling = make_sampling(
             options.temperature, options.top_p, options.top_k
         )
@@ -228,6 +231,7 @@ class Session:
             tokens_BT, count_B, stopped_B = jax.device_get(
                 (done.written.tokens_BT, done.written.count_B, done.written.stopped_B)
             )
+        self._passed()
         reasons = []
         for row, draft in enumerate(done.drafts):
             new_ids = tokens_BT[row, : count_B[row]].tolist()

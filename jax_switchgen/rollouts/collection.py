@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jax_switchgen.generation.engine import Engine
-from jax_switchgen.generation.job_output import JobOutput
+from jax_switchgen.generation.job_output import JobOutput, Shard
 from jax_switchgen.generation.rewards import RewardModel
+from jax_switchgen.generation.storage import job_path
 from jax_switchgen.rollouts.allocation import Verdict, verdict
 from jax_switchgen.rollouts.branching import Branched, Branching, Judge, Place
 from jax_switchgen.rollouts.options import RolloutOptions
 from jax_switchgen.rollouts.pool import Pool
-from jax_switchgen.rollouts.records import Rollout, rollout_line
+from jax_switchgen.rollouts.records import MARKS, Rollout, rollout_line
 from jax_switchgen.tasks.record import COMPARED, Record, Task
 from jax_switchgen.tasks.scoring import score
 from jax_switchgen.tasks.selection import sample_records
@@ -63,19 +64,41 @@ def make_judge(load_reward_model: Callable[[], RewardModel]) -> Judge:
     return judge
 
 
+class Labelled:
+    """How often each candidate is the label, and how clearly: what a report says."""
+
+    def __init__(self, candidates: Sequence[str]):
+        self._candidates = candidates
+        self._labels: Counter[str] = Counter()
+        self._marks: Counter[str] = Counter()
+        self._completions = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._labels[self._candidates[record["label"]]] += 1
+        self._marks[record["mark"]] += 1
+        self._completions += sum(record["counts"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "labels": {name: self._labels[name] for name in self._candidates},
+            "marks": {mark: self._marks[mark] for mark in MARKS},
+            "completions": self._completions,
+        }
+
+
 class Collection:
     """Rollouts for some places, in one file.
 
     Args:
       places: of all shards.
-      shard, num_shards: this process takes every `num_shards`-th place, and writes a
-        file of its own: rollouts.jsonl becomes rollouts-00001-of-00004.jsonl.
+      shard: this process's part, which is written to a file of its own.
       config: JSON of what decides a record: sections `generation` and `rollouts`.
 
     Attributes:
-      path: of the file.
-      left: places that are not labelled yet, by their number.
-      refused: one line for each place that the engine refuses.
+      output: the files, and what is there of them.
+      left: this process's places that are not labelled yet, by their number.
+      num_kept: of its places that earlier runs have labelled.
+      refused: by number, why the engine refuses a place.
 
     Raises:
       ValueError: the file is another collection's.
@@ -87,37 +110,31 @@ class Collection:
         options: RolloutOptions,
         pool: Pool,
         config: Mapping[str, Any],
-        *,
-        shard: int = 0,
-        num_shards: int = 1,
+        shard: Shard = Shard(),  # noqa: B008, it is frozen
     ):
         self._options = options
         self._pool = pool
         self._config = _what_decides(config)
-        numbered = dict(list(enumerate(places))[shard::num_shards])
-        self.path = _shard_path(Path(options.output), shard, num_shards)
         identity = {
             "pool": dataclasses.asdict(pool),
             "config": self._config,
-            "shard": [shard, num_shards],
             "records": [[p.request.id, p.record.prompt] for p in places],
         }
-        self._output = JobOutput(self.path, identity, frozenset())
-        self.num_kept = len(self._output.numbers)
-        self._places = numbered
-        self.left = {
-            number: place
-            for number, place in numbered.items()
-            if number not in self._output.numbers
-        }
-        if self._output.complete:
-            self.left = {}
-        self.refused: list[str] = []
-
-    @property
-    def complete(self) -> bool:
-        """The file exists, and is the one that this collection would write."""
-        return self._output.complete
+        self.output = JobOutput(
+            job_path(options.output),
+            identity,
+            frozenset(),
+            shard=shard,
+            numbers=range(len(places)),
+            unreadable={},
+            summary=lambda: Labelled(pool.candidates),
+        )
+        self.num_kept = len(self.output.done)
+        self.left: dict[int, Place] = {}
+        if not self.output.shard_complete:
+            numbers = shard.of(range(len(places)))
+            self.left = {n: places[n] for n in numbers if n not in self.output.done}
+        self.refused: dict[int, str] = {}
 
     def run(self, engine: Engine, judge: Judge) -> Iterator[Collected]:
         """Labels what is left, then puts the file in place.
@@ -128,7 +145,7 @@ class Collection:
           engine: of the pool, its policy random switching.
         """
         self._check(engine)
-        journal = self._output.open()
+        journal = self.output.open()
         if self.left:
             numbers = {place: number for number, place in self.left.items()}
             branching = Branching(
@@ -146,15 +163,20 @@ class Collection:
                 yield Collected(
                     branched.place, found, branching.tokens, branching.responses
                 )
-        self._output.finish(sorted(self._output.numbers))
+        self.output.finish(self.refused)
 
     def _check(self, engine: Engine) -> None:
+        """Takes out what the engine refuses; what is left comes long ones first, so
+        that rows of like length share passes."""
+        tokens: dict[int, int] = {}
         for number, place in list(self.left.items()):
             try:
-                engine.check(place.request)
+                tokens[number] = engine.check(place.request)
             except ValueError as error:
-                self.refused.append(f"{place.request.id}: {error}")
+                self.refused[number] = f"{place.request.id}: {error}"
                 del self.left[number]
+        order = sorted(self.left, key=lambda number: -tokens[number])
+        self.left = {number: self.left[number] for number in order}
 
     def _record(self, branched: Branched, found: Verdict, seed: int) -> dict[str, Any]:
         place = branched.place
@@ -179,9 +201,3 @@ def _what_decides(config: Mapping[str, Any]) -> dict[str, Any]:
         section: {k: v for k, v in config[section].items() if k not in names}
         for section, names in left_out.items()
     }
-
-
-def _shard_path(path: Path, shard: int, num_shards: int) -> Path:
-    if num_shards == 1:
-        return path
-    return path.with_name(f"{path.stem}-{shard:05}-of-{num_shards:05}{path.suffix}")

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from jax_switchgen.generation.trace import CUE, Segment
 from jax_switchgen.rollouts.pool import Pool
 
@@ -122,7 +124,7 @@ def parse_rollout(line: str) -> Rollout:
     return Rollout(**fields | parsed)
 
 
-def read_rollouts(path: Path, pool: Pool) -> list[Rollout]:
+def read_rollouts(path: Path | epath.Path, pool: Pool) -> list[Rollout]:
     """A whole file, which must be about this pool.
 
     Raises:

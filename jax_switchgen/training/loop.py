@@ -57,6 +57,7 @@ def train(
     mesh: Mesh,
     say: Say = lambda line: None,
     progress: Say = lambda line: None,
+    passed: Callable[[], None] = lambda: None,
 ) -> TrainState | None:
     """Trains to the end, from where an earlier run has stopped.
 
@@ -64,6 +65,7 @@ def train(
       output: a folder that `output.claim` has made ours.
       say: is told what is worth to stay on the screen.
       progress: is told what the next line may replace.
+      passed: is called after each step, when its metrics are on the host.
 
     Returns:
       The last state, or None if SIGTERM asked to stop: then the newest checkpoint is
@@ -78,7 +80,9 @@ def train(
         MetricsFile(output / METRICS) as metrics,
         Snapshots(output / CHECKPOINTS, learner.options.keep) as snapshots,
     ):
-        training = _Training(learner, output, metrics, snapshots, mesh, say, progress)
+        training = _Training(
+            learner, output, metrics, snapshots, mesh, say, progress, passed
+        )
         return training.run()
 
 
@@ -94,11 +98,12 @@ class _Training:
         mesh: Mesh,
         say: Say,
         progress: Say,
+        passed: Callable[[], None],
     ):
         self._learner, self._options = learner, learner.options
         self._output, self._mesh = output, mesh
         self._metrics, self._snapshots = metrics, snapshots
-        self._say, self._progress = say, progress
+        self._say, self._progress, self._passed = say, progress, passed
         self._batches = Batches(learner.split.train, learner.options)
         self._recipe = Recipe(learner.config, learner.options, len(self._batches))
         self._abstract = abstract_state(self._recipe, mesh)
@@ -216,6 +221,7 @@ class _Training:
         step, found = self._unsettled
         self._unsettled = None
         values = {name: float(found[name]) for name in STEP_METRICS}
+        self._passed()
         if not all(map(math.isfinite, values.values())):
             rollouts = [example.rollout for example in self._batches.examples(step)]
             raise ValueError(

@@ -140,6 +140,7 @@ def test_records_come_in_the_order_of_the_input(source, tmp_path):
     assert sorted(p.name for p in output.parent.iterdir()) == [
         "out.jsonl",
         "out.jsonl.config.json",
+        "out.jsonl.report.json",
     ]
 
 

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -112,44 +115,138 @@ def records(pool):
     return good
 
 
-class Launcher:
-    """Runs a launcher as its users do, in a process of its own."""
+# As a `sitecustomize.py`, which Python runs when it starts: a package is not installed.
+WITHOUT = """
+import importlib.machinery
 
-    def __init__(self, cache: Path):
+finder = importlib.machinery.PathFinder
+find = finder.find_spec
+finder.find_spec = lambda name, *rest: None if name == {name!r} else find(name, *rest)
+"""
+LIMIT = 400  # seconds; a machine may be slow, and have other work
+
+
+class Launcher:
+    """Runs a launcher as its users do, in a process of its own.
+
+    Attributes:
+      started: all processes, of all launchers, that no test has seen the end of.
+    """
+
+    started: ClassVar[list[subprocess.Popen]] = []
+
+    def __init__(self, folder: Path):
+        # Users have no torch, which is only here for comparisons; and transformers
+        # takes a third of a launcher's start to import it.
+        (folder / "sitecustomize.py").write_text(WITHOUT.format(name="torch"))
         self.environment = os.environ | {
-            "JAX_SWITCHGEN_CACHE": str(cache),
+            "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}",
+            "JAX_SWITCHGEN_CACHE": str(folder / "cache"),
             "JAX_PLATFORMS": "cpu",
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
             "XLA_FLAGS": "",
         }
 
-    def start(self, *arguments: str, name: str = "generate.py") -> subprocess.Popen:
-        return subprocess.Popen(
+    def start(
+        self,
+        *arguments: str,
+        name: str = "generate.py",
+        place: Path | None = None,
+        **environment: str,
+    ) -> subprocess.Popen:
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch" / name), *arguments],
-            env=self.environment,
+            cwd=place,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *arguments: str, name: str = "generate.py") -> tuple:
         """Exit code, stdout, stderr."""
         process = self.start(*arguments, name=name)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=LIMIT)
         return process.returncode, out, err
+
+    def start_job(
+        self,
+        count: int,
+        *arguments: str,
+        name: str = "generate.py",
+        places: Sequence[Path | None] | None = None,
+        changes: Sequence[dict[str, str]] | None = None,
+    ) -> list[subprocess.Popen]:
+        """All processes of a job on this machine, as Slurm would start them.
+
+        Args:
+          places, changes: of each process, the folder that it runs in, and what is
+            different in its environment.
+        """
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        slurm = {
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+            "SLURM_JOB_ID": "1",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": str(count),
+            "SLURM_STEP_NUM_NODES": "1",
+        }
+        return [
+            self.start(
+                *arguments,
+                "--distributed",
+                name=name,
+                place=places[rank] if places else None,
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank),
+                **slurm,
+                **(changes[rank] if changes else {}),
+            )
+            for rank in range(count)
+        ]
 
     def kill(self, *arguments: str, name: str, path: Path, lines: int) -> None:
         """Starts a launcher, and kills it when its file has so many lines."""
         process = self.start(*arguments, name=name)
-        deadline = time.monotonic() + 240
-        while not path.exists() or path.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        await_lines(path, lines, process)
         process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def await_lines(path: Path, count: int, process: subprocess.Popen) -> None:
+    """Until the file that a process writes has so many lines."""
+    deadline = time.monotonic() + LIMIT
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def ends(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit code and stderr of each, in bounded time."""
+    deadline = time.monotonic() + LIMIT
+    errors = [
+        process.communicate(timeout=max(1.0, deadline - time.monotonic()))[1]
+        for process in processes
+    ]
+    return [(p.returncode, err) for p, err in zip(processes, errors, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def none_outlives_its_test() -> Iterator[None]:
+    """Whatever a test has started is gone after it."""
+    yield
+    while Launcher.started:
+        process = Launcher.started.pop()
+        process.kill()
         process.communicate()
 
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("cache"))
+    return Launcher(tmp_path_factory.mktemp("launcher"))

@@ -90,12 +90,15 @@ def test_shards_together_are_the_whole(finished, pool, records, launch, tmp_path
             lines[2 * i + shard] = line
     whole = finished[0].read_text().splitlines()
     assert [lines[i] for i in range(len(whole))] == whole
+    assert path.read_text().splitlines() == whole, "put together by the last"
+    report = json.loads((tmp_path / "rollouts.jsonl.report.json").read_text())
+    assert report["records"] == 24 and report["completions"] == 144
 
 
 def test_what_is_complete_is_not_collected_again(finished, pool, records, launch):
     output, _ = finished
     code, _, err = launch(*arguments(pool, output), name=NAME)
-    assert code == 0 and "complete already" in err
+    assert code == 1 and "is complete; nothing" in err, "its exit code stays"
     changed = "--config.rollouts.completions=4"
     code, _, err = launch(*arguments(pool, output), changed, name=NAME)
     assert code == 2
@@ -111,7 +114,7 @@ def test_what_is_complete_is_not_collected_again(finished, pool, records, launch
         ("--config.rollouts.tasks=human_interest", "set rollouts.reward_model"),
         ("--config.rollouts.earliest=0.95", "rollouts.earliest=0.95"),
         ("--config.rollouts.tasks=gsm9k", "gsm9k"),
-        ("--shard_index=3", "--shard_index=3 is none of 0"),
+        ("--shard_index=3", "give both --shard_index and --num_shards"),
         ("--config.generation.in_flight=3", "room for 4 responses at a time"),
     ],
 )

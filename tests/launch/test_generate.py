@@ -80,7 +80,12 @@ def test_a_job_reports_bad_lines_and_answers_the_rest_in_order(finished):
     assert sorted(p.name for p in output.parent.glob("*whole*")) == [
         "whole.jsonl",
         "whole.jsonl.config.json",
+        "whole.jsonl.report.json",
     ]
+    report = json.loads(output.with_name("whole.jsonl.report.json").read_text())
+    assert report["records"] == len(found)
+    assert [int(line) for line in report["refused"]] == list(FAILED)
+    assert report["output_tokens"] == sum(r["output_tokens"] for r in found)
 
 
 def test_a_complete_job_is_not_run_again_nor_overwritten(
@@ -89,7 +94,7 @@ def test_a_complete_job_is_not_run_again_nor_overwritten(
     output, _ = finished
     before = output.stat().st_mtime_ns
     code, _, err = launch(*job(pool, source, output))
-    assert code == 1 and "complete already" in err, "its exit code stays"
+    assert code == 1 and "is complete; nothing" in err, "its exit code stays"
     code, _, err = launch(*job(pool, source, output, "--config.generation.seed=1"))
     assert code == 2 and "generation.seed=0, now 1" in err
     assert output.stat().st_mtime_ns == before

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests.launch.conftest import WITHOUT
+
 QUESTIONS = ["What is wet?", "Why?", "Who wrote what, and when?"]
 TASKS = {
     "choose": {
@@ -42,18 +44,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-WITHOUT = """
-import importlib.machinery
-
-finder = importlib.machinery.PathFinder
-find = finder.find_spec
-finder.find_spec = lambda name, *rest: None if name == {name!r} else find(name, *rest)
-"""
-
-
 def without(launch, package: str, folder):
     """The launcher where a package is not installed."""
-    # Python runs a module of this name when it starts.
     (folder / "sitecustomize.py").write_text(WITHOUT.format(name=package))
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     other = copy.copy(launch)
@@ -67,9 +59,8 @@ def arguments(pool, *more: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("system", ["switcher", "single:aligned"])
 def test_a_folder_of_tasks(pool, launch, folder, tmp_path, system):
-    """Without torch, which is no requirement of ours."""
     output = tmp_path / "new" / "results.json"
-    code, out, err = without(launch, "torch", tmp_path)(
+    code, out, err = launch(
         *arguments(pool, f"--system={system}", f"--tasks={folder}", "--limit=2"),
         f"--output={output}",
         name="harness.py",

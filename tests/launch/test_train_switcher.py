@@ -1,14 +1,11 @@
 """train_switcher.py as users run it: real processes, tiny real models, real kills."""
 
-import contextlib
 import json
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from jax_switchgen.policies.build import CandidateOptions
 from jax_switchgen.rollouts.pool import pool_of
 from jax_switchgen.training.options import TrainingOptions
-from tests.launch.conftest import ROOT
+from tests.launch.conftest import LIMIT, ROOT, await_lines, ends
 from tests.training import synthetic
 
 CONFIG_FILE = """
@@ -96,13 +93,6 @@ def metrics(output):
     return (output / "metrics.jsonl").read_bytes()
 
 
-def await_lines(path, count, process):
-    deadline = time.monotonic() + 240
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_a_run_leaves_scores_a_plot_and_an_adapter(finished):
     output, err = finished
     assert "held out after step 0" in err
@@ -157,8 +147,8 @@ def test_killed_at_random_steps_is_the_uninterrupted_run(
     process = launch.start(*arguments(folder, output), name="train_switcher.py")
     await_lines(output / "metrics.jsonl", last, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, err
+    [(code, err)] = ends([process])
+    assert code == 128 + signal.SIGTERM, err
     assert "Traceback" not in err and "is saved" in err.splitlines()[-1]
     code, _, err = train(launch, folder, output)
     assert code == 0 and "going on after step" in err
@@ -191,7 +181,7 @@ def test_a_full_disk_is_one_line(folder, launch, tmp_path):
         env=launch.environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
     )
     assert found.returncode == 2, found.stderr
     assert "could not be written" in only_error(found.stderr)
@@ -244,37 +234,11 @@ def test_the_demo_uses_its_trained_switcher(tmp_path, monkeypatch):
     assert get_config("evaluation").switcher.adapter is None
 
 
-@contextlib.contextmanager
-def two(folder, output, launch, *flags):
-    """Both processes of a job, as Slurm would start them; none outlives the test."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    slurm = {
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "SLURM_JOB_ID": "1",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-        "SLURM_STEP_NUM_NODES": "1",
-    }
-    started = [
-        subprocess.Popen(
-            [*command(folder, output), "--distributed", *flags],
-            env=launch.environment
-            | slurm
-            | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+def start_job(count, folder, output, launch, *flags):
+    """All processes of a job."""
+    return launch.start_job(
+        count, *arguments(folder, output), *flags, name="train_switcher.py"
+    )
 
 
 def test_two_processes_are_one(finished, folder, launch, tmp_path):
@@ -282,23 +246,46 @@ def test_two_processes_are_one(finished, folder, launch, tmp_path):
     after the same step, and both go on from there."""
     output = tmp_path / "run"
     rarely = "--config.training.checkpoint_every=1000"
-    with two(folder, output, launch, rarely) as started:
-        await_lines(output / "metrics.jsonl", 8, started[0])
-        started[1].send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=240)[1] for process in started]
-        codes = [process.returncode for process in started]
-    assert codes == [128 + signal.SIGTERM] * 2, errors
-    with two(folder, output, launch, rarely) as started:
-        errors = [process.communicate(timeout=240)[1] for process in started]
-        codes = [process.returncode for process in started]
-    assert codes == [0, 0], errors
-    assert "going on after step" in errors[0]
-    expected = [json.loads(line) for line in metrics(finished[0]).splitlines()]
-    found = [json.loads(line) for line in metrics(output).splitlines()]
+    started = start_job(2, folder, output, launch, rarely)
+    await_lines(output / "metrics.jsonl", 8, started[0])
+    started[1].send_signal(signal.SIGTERM)
+    ended = ends(started)
+    assert [code for code, _ in ended] == [128 + signal.SIGTERM] * 2, ended
+    ended = ends(start_job(2, folder, output, launch, rarely))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "going on after step" in ended[0][1]
+    for rank, (_, err) in enumerate(ended):
+        assert f"host {rank} of 2" in err and f"{output} is writable" in err
+    assert_same_metrics(output, finished[0])
+    assert (output / "switcher" / "adapter_model.safetensors").is_file()
+
+
+def test_one_of_four_is_killed_and_two_go_on(finished, folder, launch, tmp_path):
+    """kill -9: the others say which one is gone, in bounded time; fewer processes go on
+    from the newest checkpoint."""
+    output = tmp_path / "run"
+    started = start_job(4, folder, output, launch)
+    await_lines(output / "metrics.jsonl", 12, started[0])
+    started[1].kill()
+    *others, _ = ends([started[0], *started[2:], started[1]])
+    for code, err in others:
+        assert code not in (0, 2) and "Traceback" not in err
+        *_, last = err.splitlines()
+        assert last.startswith("error: process 1 of 4 is gone"), err
+        assert err.count("error: ") == 1 and "stack trace" not in err
+    ended = ends(start_job(2, folder, output, launch))
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "going on after step" in ended[0][1]
+    assert_same_metrics(output, finished[0])
+
+
+def assert_same_metrics(run, other):
+    """As of a single process, but for rounding."""
+    expected = [json.loads(line) for line in metrics(other).splitlines()]
+    found = [json.loads(line) for line in metrics(run).splitlines()]
     assert [list(line) for line in found] == [list(line) for line in expected]
     for one, other in zip(found, expected, strict=True):
         if "loss" in one:
             # Rounding adds up, and the loss falls by a factor of 30.
             tolerance = 1e-4 if one["step"] < 10 else 2e-2
             assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)
-    assert (output / "switcher" / "adapter_model.safetensors").is_file()
