@@ -68,6 +68,7 @@ def pool(
             last=placeholder(str),
         )
     )
+    config.mesh = ConfigDict(dict(slice=placeholder(str), tensor=1))
     config.generation = ConfigDict(
         dict(
             segment_length=50,

@@ -56,6 +56,7 @@ def main() -> int:
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.generation.display import Notes
     from jax_switchgen.generation.rewards import load_reward_model
+    from jax_switchgen.models.sharding import local_mesh
     from jax_switchgen.policies.build import PolicyOptions, build_engine
     from jax_switchgen.rollouts import collection as collecting
     from jax_switchgen.rollouts.options import RolloutOptions
@@ -88,7 +89,10 @@ def main() -> int:
         engine = build_engine(**config, progress=notes.progress)
         judge = collecting.make_judge(
             lambda: load_reward_model(
-                options.reward_model, dtype=config["dtype"], progress=notes.progress
+                options.reward_model,
+                dtype=config["dtype"],
+                mesh=local_mesh(config["mesh"]),
+                progress=notes.progress,
             )
         )
         show(collection, collection.run(engine, judge), notes)

@@ -4,12 +4,17 @@ The default is tensor parallelism (Shoeybi et al. 2019, arXiv 1909.08053): heads
 MLP's inner dimension are split, each block's two outputs are summed over "tensor".
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.transformer import model_specs
+from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.transformer import Transformer, model_specs
 
 Rules = Mapping[str, str | None]  # logical axis -> mesh axis, or None: replicated
 
@@ -30,6 +35,52 @@ _REMEDIES = {
     "vocab": "pad the vocabulary when loading (vocab_size=…)",
     "batch": "choose another batch size",
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """Where models that generate lie; the `mesh` section of a config.
+
+    All models of a pool lie on the same devices and take turns. A process uses its own
+    devices alone: several processes share a job's inputs, and no model.
+
+    Attributes:
+      slice: the TPU slice that the config is made for, as "v4-8", which is what
+        `launch/plan.py` plans for; None: whatever there is.
+      tensor: devices over which heads, MLP and vocabulary of each model are split.
+    """
+
+    slice: str | None = None
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tensor < 1:
+            raise ValueError(f"mesh.tensor={self.tensor} must be 1 or more")
+
+
+def local_mesh(options: MeshOptions) -> Mesh | None:
+    """The mesh of this process's first devices; None for a single one.
+
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    if options.tensor == 1:
+        return None
+    devices = jax.local_devices()
+    if options.tensor > len(devices):
+        made_for = f" (the config is for {options.slice})" if options.slice else ""
+        raise ValueError(
+            f"mesh.tensor={options.tensor} is more than the {len(devices)} local "
+            f"{devices[0].platform} devices{made_for}; set --config.mesh.tensor to "
+            f"{len(devices)} or less"
+        )
+    return tensor_mesh(devices[: options.tensor])
+
+
+def tensor_mesh(devices: Sequence[Any]) -> Mesh:
+    """Devices that share each model, as the rules name them."""
+    axes, kinds = ("data", "tensor"), (AxisType.Auto,) * 2
+    return Mesh(np.array(devices).reshape(1, -1), axes, axis_types=kinds)
 
 
 def param_shardings(
@@ -60,6 +111,41 @@ def param_shardings(
         path: axes_sharding(spec.axes, counts, mesh, rules)
         for path, spec in model_specs(config).items()
     }
+
+
+def lora_shardings(
+    lora: Lora, config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Lora:
+    """The sharding of each factor: A lies by its inputs and B by its outputs as the
+    matrix does that they are added to."""
+    axes = {p: s.spec for p, s in param_shardings(config, mesh, rules).items()}
+    layers: list[Any] = []
+    for i, pairs in enumerate(lora.layers):
+        found = {}
+        for name, pair in pairs.items():
+            out_axis, in_axis = axes[f"layers.{i}.{name}"]
+            a_RI: Any = named(mesh, None, in_axis)
+            b_OR: Any = named(mesh, out_axis, None)
+            found[name] = dataclasses.replace(pair, a_RI=a_RI, b_OR=b_OR)
+        layers.append(found)
+    return Lora(tuple(layers))
+
+
+def cache_sharding(model: Transformer) -> NamedSharding | None:
+    """Where the keys and values k_BKSH lie: split by heads as the model's `k` is; None
+    if the model lies on one device."""
+    sharding = model.arrays()["layers.0.k"].sharding
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return named(sharding.mesh, None, sharding.spec[0] if sharding.spec else None)
+
+
+def named(mesh: Any, *axes: str | None) -> NamedSharding:
+    """As a program returns it: another name for the same sharding compiles again."""
+    names = [None if axis is None or mesh.shape[axis] == 1 else axis for axis in axes]
+    while names and names[-1] is None:
+        names.pop()
+    return NamedSharding(mesh, PartitionSpec(*names))
 
 
 def axes_sharding(
@@ -114,7 +200,9 @@ def _mesh_axis(
     if axis == "kv_heads":
         return None
     remedy = _REMEDIES.get(axis, f"map {axis!r} to None in the sharding rules")
+    fitting = [str(n) for n in range(1, size) if counts[axis] % n == 0]
     raise ValueError(
         f"axis {axis!r} of size {counts[axis]} does not divide over mesh axis "
-        f"{mesh_axis!r} of size {size}; {remedy}, or change the mesh"
+        f"{mesh_axis!r} of size {size}; make {mesh_axis!r} {' or '.join(fitting)}, or "
+        f"{remedy}"
     )

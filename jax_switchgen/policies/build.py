@@ -1,11 +1,11 @@
 """From the sections of a config to an engine that is ready to generate."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer, stop_ids
 from jax_switchgen.checkpoints.hf_config import read_config
@@ -20,6 +20,7 @@ from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import CUE
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.sharding import MeshOptions, local_mesh, lora_shardings
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.simple import Fixed, ForcedEnds, Random, Schedule
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
@@ -87,7 +88,8 @@ class Checkpoints:
     """Loads each checkpoint once, siblings padded to one shape.
 
     Siblings are checkpoints of one architecture whose vocabularies differ in padding
-    or added tokens; at one shape, one compiled program serves them all.
+    or added tokens; at one shape, one compiled program serves them all. On a mesh the
+    shape also divides over the devices.
     """
 
     def __init__(
@@ -95,13 +97,14 @@ class Checkpoints:
         paths: Sequence[str],
         *,
         dtype: str,
-        mesh: Mesh | None = None,
+        mesh: MeshOptions,
         progress: Progress = lambda line: None,
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
         self._dtype = jnp.dtype(dtype)
-        self._mesh = mesh
+        self._mesh = local_mesh(mesh)
+        self._parts = mesh.tensor
         self._progress = progress
         self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
         self._configs = {p: read_config(f) for p, f in self._folders.items()}
@@ -128,7 +131,11 @@ class Checkpoints:
         if adapter is None:
             return None
         folder = resolve_checkpoint(adapter, self._progress)
-        return load_lora(folder, self._configs[path], self._dtype)
+        config = self._configs[path]
+        lora = load_lora(folder, config, self._dtype)
+        if self._mesh is None:
+            return lora
+        return jax.device_put(lora, lora_shardings(lora, config, self._mesh))
 
     def _load(self, folder: Path, config: ModelConfig) -> Transformer:
         if is_store(folder):
@@ -145,7 +152,12 @@ class Checkpoints:
             return dataclasses.replace(c, vocab_size=0)
 
         siblings = (c for c in self._configs.values() if shape(c) == shape(config))
-        return max(c.vocab_size for c in siblings)
+        return padded_vocab_size((c.vocab_size for c in siblings), self._parts)
+
+
+def padded_vocab_size(sizes: Iterable[int], parts: int) -> int:
+    """The least that holds all sizes and divides into equal parts."""
+    return -(-max(sizes) // parts) * parts
 
 
 def build_engine(
@@ -155,10 +167,10 @@ def build_engine(
     generation: GenerationOptions,
     *,
     dtype: str,
-    mesh: Mesh | None = None,
+    mesh: MeshOptions | None = None,
     progress: Progress = lambda line: None,
 ) -> Engine:
-    """Loads the pool, and the switcher if the policy is one.
+    """Loads the pool, and the switcher if the policy is one, onto one mesh.
 
     Raises:
       ValueError: one line that names what is wrong and what to do.
@@ -168,7 +180,9 @@ def build_engine(
     _check_policy(policy, names)
     with_switcher = policy.name == "switcher"
     paths = [c.path for c in candidates] + [switcher.path] * with_switcher
-    checkpoints = Checkpoints(paths, dtype=dtype, mesh=mesh, progress=progress)
+    checkpoints = Checkpoints(
+        paths, dtype=dtype, mesh=mesh or MeshOptions(), progress=progress
+    )
     speakers = []
     for candidate in candidates:
         vocabulary = checkpoints.vocabulary(candidate.path)
