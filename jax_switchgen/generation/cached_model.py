@@ -115,7 +115,7 @@ class CachedModel:
             num_slots,
             cache_length_for(length),
             self.model.dtype,
-            cache_sharding(self.model),
+            cache_sharding(self.model.arrays()["layers.0.k"].sharding),
         )
         self._buckets = buckets
         self.held = [[] for _ in range(num_slots)]

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
-from jax_switchgen.models.transformer import Transformer, model_specs
+from jax_switchgen.models.transformer import model_specs
 
 Rules = Mapping[str, str | None]  # logical axis -> mesh axis, or None: replicated
 
@@ -131,13 +131,12 @@ def lora_shardings(
     return Lora(tuple(layers))
 
 
-def cache_sharding(model: Transformer) -> NamedSharding | None:
-    """Where the keys and values k_BKSH lie: split by heads as the model's `k` is; None
-    if the model lies on one device."""
-    sharding = model.arrays()["layers.0.k"].sharding
-    if not isinstance(sharding, NamedSharding):
+def cache_sharding(of_k: Sharding) -> NamedSharding | None:
+    """Where the keys and values k_BKSH lie: split by heads as the matrix that makes
+    them; None if the model lies on one device."""
+    if not isinstance(of_k, NamedSharding):
         return None
-    return named(sharding.mesh, None, sharding.spec[0] if sharding.spec else None)
+    return named(of_k.mesh, None, of_k.spec[0] if of_k.spec else None)
 
 
 def named(mesh: Any, *axes: str | None) -> NamedSharding:

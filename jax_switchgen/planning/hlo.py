@@ -91,12 +91,6 @@ class Instruction:
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.\-]+)", self.attributes)
         return _REFERENCE.findall(match[1]) if match else []
 
-    @property
-    def trip_count(self) -> int | None:
-        """How often a loop runs, where the compiler knows."""
-        match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', self.attributes)
-        return int(match[1]) if match else None
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:

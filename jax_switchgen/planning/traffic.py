@@ -97,9 +97,9 @@ class _Walk:
         if x.opcode in _FREE:
             return Traffic()
         if x.opcode == "while":
-            unknown = self.loops if depth == 0 else 1
-            count = x.trip_count or unknown
-            depth += x.trip_count is None
+            count = self._trip_count(x.called("condition")[0])
+            if count is None:
+                count, depth = (self.loops if depth == 0 else 1), depth + 1
             return self.computation(x.called("body")[0], depth).times(count)
         if x.opcode == "conditional":
             names = x.called("branch_computations") or [
@@ -116,6 +116,16 @@ class _Walk:
         return Traffic(
             self._moved(x, operands), self._computed(x, operands)
         ) + _collective(x, operands)
+
+    def _trip_count(self, condition: str) -> int | None:
+        """How often a loop runs that counts up from 0, as jax writes them; None if
+        more than its count decides."""
+        inside = self.program.computations[condition]
+        root = next(x for x in inside.values() if x.is_root)
+        if root.opcode != "compare" or "direction=LT" not in root.attributes:
+            return None
+        limit = inside[root.operands[1]]
+        return int(limit.argument) if limit.opcode == "constant" else None
 
     def _moved(self, x: Instruction, operands: list[Instruction]) -> float:
         """Bytes that one instruction moves to and from HBM."""

@@ -1,7 +1,7 @@
 """From the sections of a config to an engine that is ready to generate."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -104,10 +104,11 @@ class Checkpoints:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
         self._dtype = jnp.dtype(dtype)
         self._mesh = local_mesh(mesh)
-        self._parts = mesh.tensor
         self._progress = progress
         self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
-        self._configs = {p: read_config(f) for p, f in self._folders.items()}
+        self._configs = with_shared_shapes(
+            {p: read_config(f) for p, f in self._folders.items()}, mesh.tensor
+        )
         self._models: dict[Path, Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}
 
@@ -143,21 +144,26 @@ class Checkpoints:
         return load_transformer(
             folder,
             dtype=self._dtype,
-            vocab_size=self._shared_vocab_size(config),
+            vocab_size=config.vocab_size,
             mesh=self._mesh,
         )
 
-    def _shared_vocab_size(self, config: ModelConfig) -> int:
-        def shape(c: ModelConfig) -> ModelConfig:
-            return dataclasses.replace(c, vocab_size=0)
 
-        siblings = (c for c in self._configs.values() if shape(c) == shape(config))
-        return padded_vocab_size((c.vocab_size for c in siblings), self._parts)
+def with_shared_shapes(
+    configs: Mapping[str, ModelConfig], parts: int
+) -> dict[str, ModelConfig]:
+    """Architectures as they are loaded: siblings with one vocabulary size, the least
+    that holds all of theirs and divides into so many equal parts."""
 
+    def shape(c: ModelConfig) -> ModelConfig:
+        return dataclasses.replace(c, vocab_size=0)
 
-def padded_vocab_size(sizes: Iterable[int], parts: int) -> int:
-    """The least that holds all sizes and divides into equal parts."""
-    return -(-max(sizes) // parts) * parts
+    def shared(config: ModelConfig) -> ModelConfig:
+        siblings = (c for c in configs.values() if shape(c) == shape(config))
+        size = max(c.vocab_size for c in siblings)
+        return dataclasses.replace(config, vocab_size=-(-size // parts) * parts)
+
+    return {path: shared(config) for path, config in configs.items()}
 
 
 def build_engine(

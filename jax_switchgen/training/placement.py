@@ -38,6 +38,13 @@ def make_mesh(fsdp: int, tensor: int, part_size: int) -> Mesh:
       ValueError: the devices, or the rows, cannot be split so.
     """
     devices = jax.device_count()
+    check_split(devices, fsdp, tensor, part_size)
+    shape = (devices // (fsdp * tensor), fsdp, tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_split(devices: int, fsdp: int, tensor: int, part_size: int) -> None:
+    """Raises ValueError if so many devices, or the rows, cannot be split so."""
     if devices % (fsdp * tensor):
         raise ValueError(
             f"training.fsdp={fsdp} times training.tensor={tensor} does not divide the "
@@ -49,8 +56,6 @@ def make_mesh(fsdp: int, tensor: int, part_size: int) -> Mesh:
             f"{part_size} examples at once (training.batch_size / accumulation) do not "
             f"divide over {copies} devices; choose a multiple, or raise training.tensor"
         )
-    shape = (devices // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
