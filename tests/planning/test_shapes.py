@@ -46,7 +46,7 @@ def test_an_unknown_model_is_one_line(monkeypatch):
     ],
 )
 def test_slices_have_the_chips_that_their_names_say(name, chips, per_host):
-    """Names count cores on v4 and v5p, chips on v5e and v6e; 8 of those are one host."""
+    """Names count cores on v4 and v5p, chips elsewhere; 8 of those are one host."""
     found = slice_called(name)
     assert (found.num_chips, found.chips_per_host) == (chips, per_host)
 

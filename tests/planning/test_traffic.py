@@ -15,7 +15,7 @@ def moved(body: str, *computations: str, loops: int = 1):
     """The traffic of an entry with the parameters %a and %b, 256 x 512 in HBM."""
     entry = "\n".join(
         [
-            f"ENTRY %main (a: bf16[256,512], b: bf16[256,512]) -> bf16[256,512] {{",
+            "ENTRY %main (a: bf16[256,512], b: bf16[256,512]) -> bf16[256,512] {",
             f"  %a = {MATRIX} parameter(0)",
             f"  %b = {MATRIX} parameter(1)",
             *(f"  {line}" for line in body.strip().splitlines()),
