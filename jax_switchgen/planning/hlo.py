@@ -64,7 +64,8 @@ class Array:
 
     @property
     def hbm_bytes(self) -> int:
-        return 0 if self.memory else self.nbytes
+        """Of it in HBM; single numbers are kept on the chip."""
+        return self.nbytes if self.dims and not self.memory else 0
 
 
 @dataclasses.dataclass(frozen=True)

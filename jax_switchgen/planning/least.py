@@ -39,7 +39,7 @@ class Share:
 
     config: ModelConfig
     params: int
-    blocks: int
+    blocks: float
     head: int
     heads: int
     kv_heads: int
@@ -100,14 +100,23 @@ def decode_least(
 def chunk_least(
     share: Share, rows: int, tokens: int, window: int, itemsize: int, labels: int = 0
 ) -> Least:
-    """Of reading a chunk into the caches; with `labels` of a probe, which reads that
-    many rows of the head."""
-    layers = share.config.num_layers
-    past = rows * share.attended(window)
-    weights = (share.blocks + labels * share.config.embed_dim) * itemsize
+    """Of reading a chunk into the caches.
+
+    Args:
+      labels: rows of the head that a probe reads. With none, nothing is asked of the
+        last layer but keys and values.
+    """
+    c = share.config
+    past, layers, blocks = rows * share.attended(window), c.num_layers, share.blocks
+    if not labels:
+        keys_values = 2 * share.kv_heads * c.head_dim * c.embed_dim
+        past *= (layers - 1) / layers
+        blocks = blocks * (layers - 1) / layers + keys_values
+    weights = (blocks + labels * c.embed_dim) * itemsize
     moved = share.cache_bytes(past + rows * tokens * layers, itemsize)
-    keys = tokens * (past + rows * layers * (tokens + 1) / 2)
-    flops = 2 * rows * tokens * share.blocks + share.attention_flops(keys)
+    queried = layers if labels else layers - 1
+    keys = tokens * (past + rows * queried * (tokens + 1) / 2)
+    flops = 2 * rows * tokens * blocks + share.attention_flops(keys)
     return Least(weights + moved, flops)
 
 

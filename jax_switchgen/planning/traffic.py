@@ -179,7 +179,7 @@ class _Walk:
             if update is None:
                 total += array.hbm_bytes
             elif not array.memory:
-                total += 2 * update.nbytes  # it reads what it writes back in part
+                total += update.nbytes
         return total
 
     def _computed(self, x: Instruction, operands: list[Instruction]) -> float:
