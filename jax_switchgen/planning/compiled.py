@@ -1,7 +1,6 @@
 """Compiles one program for chips that are not there, and says what it needs of them."""
 
 import dataclasses
-import re
 import time
 
 from jax_switchgen.planning.chips import Chip
@@ -9,7 +8,7 @@ from jax_switchgen.planning.hlo import Program, read_program
 from jax_switchgen.planning.phases import Phase
 from jax_switchgen.planning.traffic import Traffic, traffic
 
-_NO_MEMORY = "Ran out of memory"
+_NO_MEMORY = "RESOURCE_EXHAUSTED: "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +76,11 @@ def compile_phase(phase: Phase) -> Compiled:
         text = str(error)
         if _NO_MEMORY not in text:
             raise
-        sentence = re.search(rf"{_NO_MEMORY}[^\n]*", text)
-        assert sentence is not None
+        sentence = text.partition(_NO_MEMORY)[2].splitlines()[0]
         return Compiled(
             phase,
             compile_seconds=time.perf_counter() - started,
-            too_large=sentence[0].strip(),
+            too_large=sentence.strip(" ."),
         )
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()

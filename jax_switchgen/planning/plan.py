@@ -8,7 +8,7 @@ that it made. Times are those figures over the chip's peak rates: no program has
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 from jax.sharding import AxisType, Mesh
@@ -172,27 +172,19 @@ def _train_phase(devices: Sequence, training: Training, candidates: int) -> Phas
 def _compile_all(phases: Sequence[Phase], progress: Progress) -> list[Compiled]:
     """In as many threads as there are cores, for a compilation uses one; at most 4,
     for one of 8B takes 3 GB of memory."""
-    done: list[str] = []
-
-    def one(phase: Phase) -> Compiled:
-        found = compile_phase(phase)
-        done.append(phase.name)
-        progress(f"{len(done)} of {len(phases)} programs compiled")
-        return found
-
     progress(f"compiling {len(phases)} programs")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(one, phases))
+        tasks = [pool.submit(compile_phase, phase) for phase in phases]
+        for done, _ in enumerate(as_completed(tasks), start=1):
+            progress(f"{done} of {len(phases)} programs compiled")
+        return [task.result() for task in tasks]
 
 
 def _residents(
     pool: Pool, mesh: Mesh, compiled: Sequence[Compiled]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes on a chip of the models and of their caches.
-
-    Caches as the compiler lays them out: it fills heads of 64 up to 128, so that they
-    take twice the bytes that one would count.
-    """
+    """Bytes on a chip of the models and of their caches, as the compiler lays them out
+    (where it got that far)."""
     laid_out = {}
     for found in compiled:
         if found.cache_bytes:
@@ -202,9 +194,12 @@ def _residents(
     def cache(where: str, config: ModelConfig, length: int) -> int:
         share = share_of(config, mesh)
         dims = (pool.slots, share.kv_heads, length, config.head_dim)
-        positions = pool.slots * length * config.num_layers
-        counted = int(share.cache_bytes(positions, pool.itemsize))
-        return laid_out.get((where, dims), counted)
+        # Heads of 64 are filled up to 128, and take twice the bytes one would count.
+        tiles = (
+            pool.slots * share.kv_heads * -(-length // 8) * -(-config.head_dim // 128)
+        )
+        expected = 2 * config.num_layers * tiles * 8 * 128 * pool.itemsize
+        return laid_out.get((where, dims), expected)
 
     params = {
         path: share_of(config, mesh).params * pool.itemsize
@@ -255,6 +250,8 @@ def _generation_advice(plan: Plan) -> list[str]:
             f"than mesh.tensor={plan.mesh.tensor}, or lower generation.batch_size="
             f"{pool.generation.batch_size}"
         ]
+    if any(found.too_large for found in plan.generation):
+        room = room * 9 // 10  # for what its programs need, which is not known then
     slots = int(pool.slots * room / caches)
     gib = int(10 * slots * pool.slot_bytes / GIB) / 10
     if slots < pool.slots:

@@ -55,8 +55,11 @@ def lines(plan: Plan) -> list[str]:
         f"{on.name}: {on.num_chips} chips {on.chip.name}, "
         f"{on.num_chips // on.chips_per_host} hosts; a pool on {plan.mesh.tensor} chips"
         f", {on.num_chips // plan.mesh.tensor} pools",
-        "generation " + ("fits" if plan.generation_fits else "DOES NOT FIT"),
     ]
+    if plan.generation:
+        said.append(
+            "generation " + ("fits" if plan.generation_fits else "DOES NOT FIT")
+        )
     if plan.training_fits is not None:
         said.append("training " + ("fits" if plan.training_fits else "DOES NOT FIT"))
     if (rate := plan.decode_tokens_per_second) is not None:

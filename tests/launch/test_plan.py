@@ -60,14 +60,39 @@ def test_a_full_size_pool_decodes_near_the_least_memory_traffic(plan, config, te
     assert 65 * steps <= decode["collectives"] <= 72 * steps
 
 
-def test_a_small_pool_is_planned_with_its_training(plan, pool):
-    """All programs, with the names that docs and advice use."""
-    code, found, said = plan(f"--config={pool}/config.py", *SMALL)
+WITH_TRAINING = """
+import runpy
+
+from configs import presets
+
+POOL = {pool!r}
+
+
+def get_config(variant=""):
+    config = runpy.run_path(POOL)["get_config"](variant)
+    config.policy.name = "switcher"
+    config.training = presets.training(("rollouts.jsonl",), "training")
+    config.training.max_length = 128
+    config.training.accumulation = 8
+    return config
+"""
+
+
+def test_a_small_pool_is_planned_with_its_training(plan, pool, tmp_path):
+    """All programs, by the names of docs and advice, and what training computes more
+    than it must: each block's forward pass twice."""
+    config = tmp_path / "config.py"
+    config.write_text(WITH_TRAINING.format(pool=f"{pool}/config.py"))
+    code, found, said = plan(f"--config={config}", *SMALL, timeout=5 * MINUTES)
     assert code == 0, said
-    names = [phase["name"] for phase in found["phases"]]
-    assert names == ["prefill", "catch-up", "decode segment", "fork (rollouts)"]
+    assert [phase["name"] for phase in found["phases"]] == [
+        *("prefill", "catch-up", "decode segment", "fork (rollouts)"),
+        *("switcher probe", "train step"),
+    ]
     assert found["fits"] and all(phase["temp_bytes"] > 0 for phase in found["phases"])
-    assert "generation fits" in said
+    train = found["phases"][-1]
+    assert 1.2 <= train["flops_ratio"] <= 2.0
+    assert "generation fits" in said and "training fits" in said
 
 
 def test_advice_is_enough(plan, pool):
