@@ -83,8 +83,9 @@ def compile_phase(phase: Phase) -> Compiled:
             too_large=sentence.strip(" ."),
         )
     seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    program = read_program(compiled.as_text())
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "the TPU's compiler gives both"
+    program = read_program(text)
     return Compiled(
         phase,
         argument_bytes=memory.argument_size_in_bytes,

@@ -160,8 +160,11 @@ def _candidate_phases(
 
     steps = options.segment_length
     step_least = decode_least(share, B, window, steps, itemsize)
+    number = _array(mesh, (), jnp.float32)
     sampling = Sampling(
-        *(_array(mesh, (), d) for d in (jnp.float32, jnp.float32, jnp.int32)),
+        temperature=number,
+        top_p=number,
+        top_k=_array(mesh, (), jnp.int32),
         greedy=options.temperature == 0,
     )
     scalar = _array(mesh, (), jnp.int32)

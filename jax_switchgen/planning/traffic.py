@@ -173,12 +173,11 @@ class _Walk:
                 )
             else:
                 total += sum(a.hbm_bytes for a in array)
-        roots = _root_parts(inside)
-        for part, array in zip(roots, x.result, strict=False):
+        for part, result in zip(_root_parts(inside), x.result, strict=False):
             update = _update_of(inside, part)
             if update is None:
-                total += array.hbm_bytes
-            elif not array.memory:
+                total += result.hbm_bytes
+            elif not result.memory:
                 total += update.nbytes
         return total
 
