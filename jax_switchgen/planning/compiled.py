@@ -73,10 +73,10 @@ def compile_phase(phase: Phase) -> Compiled:
     try:
         compiled = phase.lower().compile()
     except Exception as error:  # the compiler's own type is not public
-        text = str(error)
-        if _NO_MEMORY not in text:
+        said = str(error)
+        if _NO_MEMORY not in said:
             raise
-        sentence = text.partition(_NO_MEMORY)[2].splitlines()[0]
+        sentence = said.partition(_NO_MEMORY)[2].splitlines()[0]
         return Compiled(
             phase,
             compile_seconds=time.perf_counter() - started,
