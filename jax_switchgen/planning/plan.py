@@ -194,7 +194,7 @@ def _residents(
     def cache(where: str, config: ModelConfig, length: int) -> int:
         share = share_of(config, mesh)
         dims = (pool.slots, share.kv_heads, length, config.head_dim)
-        # Heads of 64 are filled up to 128, and take twice the bytes one would count.
+        # At most: the compiler may fill up heads of 64 to 128, or lie them crosswise.
         tiles = (
             pool.slots * share.kv_heads * -(-length // 8) * -(-config.head_dim // 128)
         )
