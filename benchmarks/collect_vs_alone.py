@@ -34,8 +34,17 @@ TASK = Task("benchmark", Scorer.CHOICE, 0, 0, "none")
 
 @contextlib.contextmanager
 def without_sharing() -> Iterator[None]:
-    """Forks begin with empty caches, and nothing is read ahead for them."""
+    """All begin with empty caches, and nothing is read ahead for forks."""
+    forget = Speaker.forget
+
+    def empty(speaker: Speaker, slot: int) -> None:
+        forget(speaker, slot)
+        # One token leaves nothing to be held, and the slot is no longer new: it will
+        # not look for its prompt in other slots.
+        speaker.catch_up({slot: [0]})
+
     with (
+        mock.patch.object(Speaker, "forget", empty),
         mock.patch.object(Speaker, "fork", lambda *_: None),
         mock.patch.object(Session, "catch_up", lambda *_: None),
     ):

@@ -76,7 +76,9 @@ function heatMap() {
       return h("td", {}, values.length ? mode.format(mean(values)) : MISSING);
     });
     $("heat-map").replaceChildren(h("table", {},
-      h("thead", {}, h("tr", {}, h("td"), ...scored.map((s) => h("th", { scope: "col" }, s)))),
+      h("thead", {}, h("tr", {}, h("td"), ...scored.map((s) =>
+        // A name may be broken behind these.
+        h("th", { scope: "col" }, s.replace(/[:_@]/g, "$&\u200b"))))),
       h("tbody", {}, ...lines, h("tr", { class: "mean" },
         h("th", { scope: "row" }, `Mean of ${common.length}`), ...means))));
     walk(buttons, scored.length);

@@ -31,7 +31,7 @@ function scatter(points, { better, log, xLabel, yLabel, yTick }) {
   const [left, right] = [(p) => p.left ?? p.x, (p) => p.right ?? p.x];
   const [a, b] = [scale(Math.min(...points.map(left))), scale(Math.max(...points.map(right)))];
   const roomX = (b - a || Math.abs(b) || 1) * 0.12;
-  const [x0, x1] = [a - roomX, b + roomX * 1.6];
+  const [x0, x1] = [a - roomX, b + roomX * 2.8]; // names stand to the right
   const low = Math.min(...points.map((p) => p.low));
   const high = Math.max(...points.map((p) => p.high));
   const roomY = (high - low || 0.1) * 0.08;
@@ -64,9 +64,9 @@ function scatter(points, { better, log, xLabel, yLabel, yTick }) {
   ]);
   const groups = points.map((p) => {
     const [x, y] = [X(p.x), Y(p.y)];
-    const width = p.system.length * 6.7;
-    const places = [[x + 10, y + 4], [x - 10 - width, y + 4], [x + 8, y - 9], [x + 8, y + 18],
-      [x - 8 - width, y - 9], [x - 8 - width, y + 18], [x + 8, y - 24], [x + 8, y + 33]]
+    const width = p.system.length * 7.4;
+    const places = [[x + 10, y + 4], [x - 10 - width, y + 4], [x + 8, y - 11], [x + 8, y + 20],
+      [x - 8 - width, y - 11], [x - 8 - width, y + 20], [x + 8, y - 24], [x + 8, y + 33]]
       .map(([start, base]) => [start, base - 11, start + width, base + 3]);
     const free = (box) => box[0] > L && box[2] < W && box[1] > 0 && box[3] < H - B &&
       taken.every((t) => box[2] < t[0] || box[0] > t[2] || box[3] < t[1] || box[1] > t[3]);
@@ -88,7 +88,6 @@ function scatter(points, { better, log, xLabel, yLabel, yTick }) {
 
 function costPlot() {
   const costs = {
-    work: ["tokens × calls", (r) => r.mean_tokens * r.calls],
     tokens: ["tokens", (r) => r.mean_tokens],
     calls: ["calls", (r) => r.calls],
     seconds: ["seconds", (r) => r.mean_tokens / r.tokens_per_s],
@@ -118,8 +117,8 @@ function costPlot() {
       yTick: (y, range) => percent(y, range < 0.06 ? 1 : 0),
     }) : h("p", { class: "note" }, "No system has this cost on every task."));
   }
-  choice($("cost-mode"), Object.entries(costs).map(([k, cost]) => [k, cost[0], !pointsFor(cost).length]), "work", draw);
-  draw("work");
+  choice($("cost-mode"), Object.entries(costs).map(([k, cost]) => [k, cost[0], !pointsFor(cost).length]), "tokens", draw);
+  draw("tokens");
 }
 
 /** Plots of two measures, more of each being better, below the table that has them. */

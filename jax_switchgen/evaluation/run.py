@@ -79,8 +79,8 @@ class Work:
         self._files = {cell.seed: _CellFile(cell, output, header) for cell in cells}
         self.left = [
             Question(task, record, seed)
+            for record in records  # the seeds of one together: its prompt is read once
             for seed, file in self._files.items()
-            for record in records
             if record.id not in file.rows
         ]
 

@@ -84,8 +84,17 @@ class Suite:
     @functools.cached_property
     def _systems(self) -> dict[str, System]:
         engine = self._engine
+        longest = [
+            max((record.prompt for record in records), key=len)
+            for _, records in self.tasks
+            if records
+        ]
         made = make_systems(
-            self.options.systems, engine.speakers, engine.policy, engine.options
+            self.options.systems,
+            engine.speakers,
+            engine.policy,
+            engine.options,
+            longest,
         )
         return {system.name: system for system in made}
 

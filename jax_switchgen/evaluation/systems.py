@@ -69,7 +69,11 @@ class System(Protocol):
 
 
 class Written:
-    """An engine with a policy."""
+    """An engine with a policy.
+
+    Args:
+      expected: the longest prompts of all tasks; see `Engine`.
+    """
 
     def __init__(
         self,
@@ -77,12 +81,14 @@ class Written:
         speakers: Sequence[Speaker],
         policy: Policy,
         options: GenerationOptions,
+        expected: Sequence[str] = (),
     ):
         self.name = name
         self.speakers = speakers
         self.policy = policy
         # The seed is each question's own.
         self.options = dataclasses.replace(options, seed=0)
+        self._expected = expected
 
     def answers(
         self, questions: Sequence[Question]
@@ -94,7 +100,9 @@ class Written:
         self, questions: Sequence[Question], count: int
     ) -> Iterator[tuple[Question, int, Answer]]:
         """Several independent answers to each: (question, sample, answer)."""
-        engine = Engine(self.speakers, self.policy, self.options)
+        engine = Engine(
+            self.speakers, self.policy, self.options, expected=self._expected
+        )
         asked: dict[str | int, tuple[Question, int]] = {}
         requests = []
         for question, sample in itertools.product(questions, range(count)):
@@ -162,6 +170,7 @@ def make_systems(
     speakers: Sequence[Speaker],
     policy: Policy,
     options: GenerationOptions,
+    expected: Sequence[str] = (),
 ) -> list[System]:
     """The systems of an evaluation by their names.
 
@@ -170,11 +179,12 @@ def make_systems(
         `vote`, or `self_consistency:NAME`; NAME is a candidate's. With `@1.3` behind
         it, a system samples at that temperature.
       policy: of the config; that of the system `switcher`.
+      expected: the longest prompts of all tasks; see `Engine`.
     Raises:
       ValueError: a name is none of these.
     """
     check_systems(names, [speaker.name for speaker in speakers])
-    return [_make_system(name, speakers, policy, options) for name in names]
+    return [_make_system(name, speakers, policy, options, expected) for name in names]
 
 
 def check_systems(names: Sequence[str], candidates: Sequence[str]) -> None:
@@ -207,6 +217,7 @@ def _make_system(
     speakers: Sequence[Speaker],
     policy: Policy,
     options: GenerationOptions,
+    expected: Sequence[str],
 ) -> System:
     base, _, temperature = name.partition("@")
     if temperature:
@@ -218,17 +229,19 @@ def _make_system(
     if kind in ALONE:
         alone = Fixed(names.index(speaker))
         if kind == "segments":
-            return Written(name, speakers, alone, options)
-        single = Written(name, speakers, alone, whole)
+            return Written(name, speakers, alone, options, expected)
+        single = Written(name, speakers, alone, whole, expected)
         # As many responses as a pool of n models and a switcher has models.
         return single if kind == "single" else Vote(name, [single], n + 1)
     if base == "vote":
         # Ties go to the first, so the last candidate, the aligned one, stands first.
-        singles = [Written(names[i], speakers, Fixed(i), whole) for i in range(n)]
+        singles = [
+            Written(names[i], speakers, Fixed(i), whole, expected) for i in range(n)
+        ]
         return Vote(name, singles[::-1])
     policies = {
         "switcher": policy,
         "random": Random(n),
         "round_robin": Schedule(range(n)),
     }
-    return Written(name, speakers, policies[base], options)
+    return Written(name, speakers, policies[base], options, expected)

@@ -3,7 +3,8 @@
 A context is the list of token ids that a model is to continue. The owner asks for
 contexts; what a slot already holds of one is kept, the rest is prefilled. So nothing
 is read twice, whoever wrote it, and a context that changes (text handed over from
-another tokenizer, a question withdrawn) costs only what changed.
+another tokenizer, a question withdrawn) costs only what changed. What another slot
+holds is copied: a prompt that is answered several times is read once.
 """
 
 import dataclasses
@@ -100,6 +101,7 @@ class CachedModel:
         self.lora = lora
         self.held: list[list[int]] = []
         self.prefilled = 0
+        self._is_new: list[bool] = []  # by slot: what it holds is an earlier request's
         self._cache: Cache | None = None
         self._buckets = Buckets(batch=(1,))
 
@@ -119,6 +121,7 @@ class CachedModel:
         )
         self._buckets = buckets
         self.held = [[] for _ in range(num_slots)]
+        self._is_new = [True] * num_slots
         self.prefilled = 0
 
     def close(self) -> None:
@@ -128,29 +131,35 @@ class CachedModel:
 
     def forget(self, slot: int) -> None:
         """A new request takes the slot."""
-        self.held[slot] = []
+        self._is_new[slot] = True
 
     def fork(self, source: int, target: int) -> None:
         """A slot begins with what another one holds."""
-        self.held[target] = list(self.held[source])
-        if self.held[source]:
-            self._cache = programs.copy_slot(
-                self.cache,
-                np.int32(source),
-                np.int32(target),
-                window=self._window([len(self.held[source])]),
-            )
+        if self._is_new[source]:
+            self.forget(target)
+        else:
+            self._copy(source, target, len(self.held[source]))
 
     def catch_up(self, contexts: Mapping[int, Sequence[int]]) -> None:
         """Makes each slot hold its context except the last token."""
+        self._make_room(max((len(c) for c in contexts.values()), default=0))
         todo: dict[int, Sequence[int]] = {}
+        waiting: dict[int, Sequence[int]] = {}
+        reading: list[Sequence[int]] = []
         for slot, context in contexts.items():
             assert context, "a context has at least one token"
-            held = self.held[slot]
-            keep = min(common_prefix(held, context), len(context) - 1)
-            del held[keep:]
-            todo[slot] = context[keep:-1]
-        self._make_room(max((len(c) for c in contexts.values()), default=0))
+            wanted = context[:-1]
+            if self._is_new[slot]:
+                source, count = self._holder(wanted)
+                enough = max(count, len(wanted) // 2)
+                if any(common_prefix(wanted, ids) > enough for ids in reading):
+                    waiting[slot] = context
+                    continue
+                self._copy(source, slot, count)
+            keep = common_prefix(self.held[slot], wanted)
+            del self.held[slot][keep:]
+            todo[slot] = wanted[keep:]
+            reading.append(wanted)
         while todo := {slot: ids for slot, ids in todo.items() if ids}:
             # Rows of like need together.
             slots = sorted(todo, key=lambda slot: -len(todo[slot]))
@@ -159,6 +168,8 @@ class CachedModel:
             T = LONG_CHUNK if is_long else self._buckets.chunk
             self._prefill({slot: todo[slot][:T] for slot in slots}, T)
             todo |= {slot: todo[slot][T:] for slot in slots}
+        if waiting:
+            self.catch_up(waiting)
 
     def write(
         self,
@@ -230,11 +241,13 @@ class CachedModel:
         """
         behind = {}
         for slot, context in contexts.items():
-            common = min(common_prefix(self.held[slot], context), len(context) - 1)
-            del self.held[slot][common:]
+            held = [] if self._is_new[slot] else self.held[slot]
+            common = min(common_prefix(held, context), len(context) - 1)
             if len(context) - common > self._buckets.chunk:
                 # All but a last chunk is ordinary catch-up.
                 behind[slot] = context[: len(context) - self._buckets.chunk + 1]
+            else:
+                self._copy(slot, slot, common)
         self.catch_up(behind)
         self._make_room(max(len(c) for c in contexts.values()))
         # Rows of like need share a call.
@@ -316,6 +329,27 @@ class CachedModel:
             for slot, parts in found.items()
             for log_probs, best in [zip(*parts, strict=True)]
         }
+
+    def _holder(self, wanted: Sequence[int]) -> tuple[int, int]:
+        """The slot that holds most of these ids, and how many to copy: all or whole
+        chunks, so that what is read does not depend on who else is there."""
+        shared = [common_prefix(held, wanted) for held in self.held]
+        count = max(shared)
+        source = shared.index(count)
+        if count < len(wanted):
+            count -= count % self._buckets.chunk
+        return source, count
+
+    def _copy(self, source: int, target: int, count: int) -> None:
+        self.held[target] = self.held[source][:count]
+        self._is_new[target] = False
+        if count and source != target:
+            self._cache = programs.copy_slot(
+                self.cache,
+                np.int32(source),
+                np.int32(target),
+                window=self._window([count]),
+            )
 
     def _prefill(self, ids: Mapping[int, Sequence[int]], T: int) -> None:
         chunk, window = self._chunk(ids, T)

@@ -25,6 +25,7 @@ from jax_switchgen.generation.trace import CUE, Response, Segment
 COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 CUE_COLOUR = "bright_black"
 SECONDS_BETWEEN_LINES = 5.0
+WIDTH_OF_LOGS = 160  # a log has none; tables need 110 to 150
 
 
 class Tally:
@@ -75,7 +76,10 @@ class Notes:
     """Lines on stderr; in a terminal, those of progress replace each other."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        width = None if sys.stderr.isatty() else WIDTH_OF_LOGS
+        self.console = Console(
+            stderr=True, highlight=False, soft_wrap=True, width=width
+        )
         self._status = self.console.status("")
 
     def __enter__(self) -> Self:

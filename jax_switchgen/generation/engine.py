@@ -45,6 +45,8 @@ class Engine:
     """Writes responses with a pool of speakers and a policy.
 
     Args:
+      expected: long queries that later streams will bring. Caches are made for them
+        from the beginning, so that all streams run the same compiled programs.
       until: strings; a response also ends with the segment that completes one of them.
         The text is not cut: whoever asked cuts it, and the record keeps its tokens.
 
@@ -60,12 +62,14 @@ class Engine:
         policy: Policy,
         options: GenerationOptions,
         *,
+        expected: Sequence[str] = (),
         until: Sequence[str] = (),
         synchronous: bool = False,
     ):
         self.speakers = list(speakers)
         self.policy = policy
         self.options = options
+        self.expected = list(expected)
         self.until = tuple(until)
         self.synchronous = synchronous
         self.seconds: dict[str, float] = defaultdict(float)
@@ -90,7 +94,7 @@ class Engine:
           ValueError: it can't be answered; one line that says why.
         """
         needed = self.check_length(request.query)
-        bytes_needed = self._slot_bytes([request], needed)
+        bytes_needed = self._slot_bytes([request.query], needed)
         if bytes_needed > self.options.cache_gib * 2**30:
             raise ValueError(
                 f"prompt + budget of {needed} tokens need {bytes_needed / 2**30:.1f} "
@@ -146,14 +150,16 @@ class Engine:
         Raises:
           ValueError: a request that `check` refuses.
         """
-        length = max(self.check(request) for request in requests)
+        queries = self.expected + [request.query for request in requests]
+        lengths = [self.check_length(query) for query in self.expected]
+        length = max(lengths + [self.check(request) for request in requests])
         memory = int(self.options.cache_gib * 2**30)
-        slot = self._slot_bytes(requests, length)
+        slot = self._slot_bytes(queries, length)
         return Session(
             self.speakers,
             self.policy,
             self.options,
-            queries=[request.query for request in requests],
+            queries=queries,
             num_slots=max(1, min(self.options.in_flight, memory // slot)),
             length=length,
             seconds=self.seconds,
@@ -168,11 +174,10 @@ class Engine:
         events = [Event(draft.request, segment, None) for segment in earlier]
         return [*events, Event(draft.request, last, response)]
 
-    def _slot_bytes(self, requests: Sequence[Request], length: int) -> int:
+    def _slot_bytes(self, queries: Sequence[str], length: int) -> int:
         """Bytes of one slot of all caches, the policy's included."""
         speakers = sum(
             slot_bytes(s.model.config, cache_length_for(length), s.model.dtype)
             for s in self.speakers
         )
-        queries = [request.query for request in requests]
         return speakers + self.policy.slot_bytes(queries, self.options)

@@ -80,6 +80,11 @@ _LIMITS = re.compile(
     r"|unknown)"
     r"|\bthere (?:is|'s|are|was|were) (?:currently )?no (?:\w+ )?(?:evidence|way|record"
     r"|information|known|reliable|definitive|single|one|such|consensus|data|proof)"
+    r"|\bi(?:'m| am) (?:not (?:able|capable)|unable)\b"
+    r"|^(?:no,? )?can(?:'t|not) answer\b"
+    r"|\bcan(?:not|'t) be (?:\w+ly )?(?:answered|determined|known|predicted|verified)"
+    r"|\b(?:answer|information|name|solution)\b.{0,60}\bis not (?:available|known"
+    r"|provided)"
     r"|\b(?:no one|nobody) (?:knows|can)\b|\bremains? (?:a mystery|unknown|unclear)"
 )
 _QUESTIONS = re.compile(

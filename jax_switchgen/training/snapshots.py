@@ -5,6 +5,7 @@ storage does to it afterwards shows in a checksum of the arrays' bits; then it i
 aside, and the checkpoint before it is taken.
 """
 
+import functools
 import os
 import shutil
 import sys
@@ -40,14 +41,10 @@ class Snapshots:
         )
 
     def __enter__(self) -> Self:
-        # When one array cannot be read, those read at the same time report, each with
-        # a traceback and maybe later, that nobody waits for them any more.
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = self._report
+        _ignore_late_reports()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        sys.unraisablehook = self._hook
         try:
             self._manager.close()
         except WRITING as failed:
@@ -142,15 +139,32 @@ class Snapshots:
         multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
 
-    def _report(self, unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, RuntimeError):
-            self._hook(unraisable)
-
     def _unwritten(self, error: Exception) -> OSError:
         return OSError(
             f"{self._folder}: a checkpoint could not be written "
             f"({one_line(error)[:200]}); make room and run the same command again"
         )
+
+
+@functools.cache
+def _ignore_late_reports() -> None:
+    """When one array cannot be read or written, those at work at the same time report,
+    each with a traceback, that nobody waits for them any more: from other threads, and
+    maybe when the error has long been told. So for the rest of the process."""
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def is_late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and "loop is closed" in str(error)
+
+    def on_unraisable(report: Any) -> None:
+        if not is_late(report.exc_value):
+            unraisable(report)
+
+    def on_uncaught(kind: Any, error: BaseException, trace: Any) -> None:
+        if not is_late(error):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = on_unraisable, on_uncaught
 
 
 def _is_ours(error: Exception) -> bool:

@@ -13,18 +13,18 @@ NAMES = (
     *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
     "collect_vs_alone",
 )
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT.pop("XLA_FLAGS", None)  # one device, as a user has
 
 
 @pytest.fixture(scope="module")
 def outputs():
     """What each prints with --quick; run side by side, each imports for seconds."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
     running = {
         name: subprocess.Popen(
             [sys.executable, f"benchmarks/{name}.py", "--quick"],
             cwd=ROOT,
-            env=environment,
+            env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -132,3 +132,24 @@ def test_collected_together_is_the_same_and_reads_less(outputs):
     assert together["tokens"] == query["tokens"] == results["response"]["tokens"]
     # Prompts of 32 words; 2 branches of 2 completions read them again and again.
     assert together["read"] < 0.5 * query["read"] == 0.5 * results["response"]["read"]
+
+
+def test_labels_of_rollouts_find_the_known_truth(tmp_path):
+    """Candidates trained here; labels that are no ties name the right speaker."""
+    command = [sys.executable, "benchmarks/known_truth.py", "--quick"]
+    done = subprocess.run(
+        [*command, f"--folder={tmp_path}"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    found = [label for label in results["labels"] if label["mark"] != "tie"]
+    places = sum(label["places"] for label in found)
+    assert places >= 20
+    assert sum(label["right"] for label in found) >= 0.95 * places
+    for tests in results["tests"].values():
+        assert tests["segments"]["oracle"][0] > tests["segments"]["random"][0] + 0.3

@@ -32,9 +32,7 @@ PROSE = (
     "brick, and many of them can still be seen today. The old market hall is now a "
     "museum, where visitors learn how ships were loaded and how goods were weighed."
 )
-MANY = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="session")

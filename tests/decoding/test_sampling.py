@@ -45,7 +45,7 @@ grid_logits = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=grid_logits,
     temperature=st.sampled_from([0.5, 1.0, 2.0]),

@@ -95,7 +95,7 @@ def test_the_difference_of_a_system_and_itself_is_0():
     assert difference.low < 0 < difference.high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=answers, order=st.randoms(use_true_random=False))
 def test_no_metric_depends_on_the_order(pairs, order):
     shuffled = list(pairs)
@@ -112,7 +112,7 @@ def test_no_metric_depends_on_the_order(pairs, order):
         assert first == pytest.approx(second, abs=1e-9, nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=answers, copies=st.integers(2, 4))
 def test_means_of_duplicated_items_are_those_of_the_items(pairs, copies):
     for metric in (brier, nll, auroc):
@@ -121,7 +121,7 @@ def test_means_of_duplicated_items_are_those_of_the_items(pairs, copies):
     assert ece(*split(pairs), bins=1) == pytest.approx(ece(*split(pairs * 3), bins=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=answers, bins=st.integers(1, 20))
 def test_bins_hold_every_item_once_and_equal_confidences_together(pairs, bins):
     confidence_I, correct_I = split(pairs)
@@ -150,7 +150,7 @@ def test_a_perfect_and_a_constant_system():
     assert constant.brier == pytest.approx(0.75 * 0.25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=answers)
 def test_auroc_counts_pairs(pairs):
     confidence_I, correct_I = split(pairs)
@@ -175,7 +175,7 @@ def test_risk_ends_at_the_error_rate_and_ties_average_over_their_orders():
 logits = nps.arrays(np.float64, (12, 4), elements=st.floats(-20, 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(logits_IC=logits, gold=st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_temperature_scaling_never_raises_the_dev_nll(logits_IC, gold):
     gold_I = np.array(gold)

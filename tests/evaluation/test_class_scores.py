@@ -40,7 +40,7 @@ def unscored(system, task="open", seed=0):
     return Result(found.cell, [row | {"value": None} for row in found.rows])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=answers)
 def test_scores_of_classes_are_those_of_scikit_learn(pairs):
     (row,) = summarize([result(pairs)], "a", [CHOICE])

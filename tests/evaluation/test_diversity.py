@@ -46,7 +46,7 @@ def test_vendi_counts_groups():
     assert mean_distance(np.repeat(np.eye(3), 2, 0)) == pytest.approx(12 / 15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=embeddings, order=st.randoms(use_true_random=False))
 def test_embedding_measures_ignore_order_and_length_of_rows(rows, order):
     permutation = list(range(len(rows)))
@@ -62,7 +62,7 @@ def test_embedding_measures_ignore_order_and_length_of_rows(rows, order):
     assert mean_distance(rows) == pytest.approx(pairs.mean(), abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(answers=texts, order=st.randoms(use_true_random=False))
 def test_self_bleu_is_sacrebleu_against_the_others(answers, order):
     if all(answers):
@@ -80,7 +80,7 @@ def test_self_bleu_is_sacrebleu_against_the_others(answers, order):
     assert compression_ratio(answers) == compression_ratio(shuffled)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text("ab1 0.,-!&;<>'$%\n\té"), other=st.text("ab1 .,-\n"))
 def test_any_punctuation_is_cut_as_sacrebleu_cuts_it(text, other):
     if Tokenizer13a()(text.rstrip()).strip():
@@ -151,7 +151,7 @@ def test_the_gate_passes_what_is_surely_no_worse_than_the_margin():
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(systems=points)
 def test_the_front_is_what_nothing_dominates(systems):
     front_N = pareto_front(*np.transpose(systems))

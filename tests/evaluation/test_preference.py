@@ -43,7 +43,7 @@ def test_counts_by_hand():
     assert (strict.wins, strict.ties, strict.losses) == (0, 1, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(2, 30), st.integers(1, 3), st.integers(1, 3))
 def test_what_one_system_wins_the_other_loses(seed, items, S, Q):
     rng = np.random.default_rng(seed)

@@ -78,7 +78,7 @@ def test_more_seeds_narrow_the_interval_but_copies_of_one_seed_do_not():
     assert narrow.high - narrow.low < 0.7 * (wide.high - wide.low)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=right_or_wrong, order=st.randoms(use_true_random=False))
 def test_the_order_of_items_changes_nothing_and_the_sides_mirror(pairs, order):
     shuffled = list(pairs)
@@ -119,7 +119,7 @@ def test_three_items_prove_nothing():
     assert paired_bootstrap(np.ones(3), np.zeros(3)).p_value == 0.25
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(gained=st.integers(0, 40), lost=st.integers(0, 40), both=st.integers(1, 5))
 def test_mcnemar_agrees_with_the_binomial_test(gained, lost, both):
     system = np.array([True] * gained + [False] * lost + [True] * both)
@@ -141,7 +141,7 @@ def test_mid_p_of_the_published_example():
     assert mcnemar(system, reference, mid_p=True) == pytest.approx(0.0391, abs=1e-4)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     p_values=st.lists(st.floats(0, 1), min_size=1, max_size=30),
     order=st.randoms(use_true_random=False),

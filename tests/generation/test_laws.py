@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_switchgen.decoding import programs
+from jax_switchgen.generation.cached_model import chunk_for
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.trace import Request, Response
 from jax_switchgen.models.transformer import init_transformer
@@ -89,7 +90,7 @@ def test_windowed_and_full_candidates_take_turns():
         assert ids_of(response) == naive_schedule(models, (0, 1), query, 8, 40)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     order=st.permutations(range(12)),
     batch_size=st.sampled_from([1, 2, 4]),
@@ -148,6 +149,21 @@ def test_programs_are_as_many_as_the_buckets_allow():
     assert after["prefill"] - before["prefill"] <= 2 * 4
 
 
+def test_streams_share_caches_of_the_expected_length():
+    def cache_shapes(query, expected=()):
+        speaker = tiny.speaker("m", MODELS[0])
+        policy = Switcher(MODELS[1], speaker.vocabulary, 1, SwitcherOptions())
+        options = tiny.generation(cache_gib=0.003, in_flight=64)
+        engine = Engine([speaker], policy, options, expected=expected)
+        with engine.open([Request(query, 0)]):
+            return [
+                (m.cache.num_slots, m.cache.length) for m in (speaker, policy.reader)
+            ]
+
+    long = "x" * 300
+    assert cache_shapes("hi", [long]) == cache_shapes(long) != cache_shapes("hi")
+
+
 def test_nothing_is_heard_of_a_candidate_before_it_speaks():
     """Law 8: other parameters for candidate 2 leave segments 0 and 1 as they are."""
     order = (0, 1, 2, 0)
@@ -197,6 +213,24 @@ def test_nothing_is_prefilled_twice():
     # at n, all but the last token of prompt and response is in its cache.
     prompt = len("hello") - 1
     assert counts == [prompt + 16, prompt + 8 + 16, prompt + 16]
+
+
+@pytest.mark.parametrize("in_flight", [2, 8])
+def test_a_prompt_that_requests_share_is_read_once(in_flight):
+    """And one that begins like it from there on, in whole chunks; no token changes."""
+    options = tiny.generation(temperature=1.0, in_flight=in_flight, ignore_stop=True)
+    other = QUERIES[1][:100] + "another end"
+    queries = [QUERIES[1]] * 5 + [other] * 3
+    requests = [Request(query, f"r{i}") for i, query in enumerate(queries)]
+    speaker = tiny.speaker("m0", MODELS[0])
+    counts = []
+    speaker.close = lambda: counts.append(speaker.prefilled)
+    responses = Engine([speaker], Fixed(0), options).generate(requests)
+    chunk = chunk_for(options.segment_length)
+    read = len(QUERIES[1]) - 1 + len(other) - 1 - 100 // chunk * chunk
+    assert counts == [read]
+    for request, response in zip(requests, responses, strict=True):
+        assert Engine(pool(), Fixed(0), options).generate([request]) == [response]
 
 
 def test_forced_speakers_at_both_ends():

@@ -158,7 +158,7 @@ def test_programs_do_not_grow_with_the_number_of_pairs(folder):
     assert row_rewards._cache_size() <= 5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 5000), max_size=60), st.integers(256, 9000))
 def test_batches_hold_every_row_once_and_keep_the_budget(lengths, budget):
     found = list(batches(lengths, budget))

@@ -136,13 +136,13 @@ class Launcher:
     def __call__(self, *arguments: str, name: str = "generate.py") -> tuple:
         """Exit code, stdout, stderr."""
         process = self.start(*arguments, name=name)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
     def kill(self, *arguments: str, name: str, path: Path, lines: int) -> None:
         """Starts a launcher, and kills it when its file has so many lines."""
         process = self.start(*arguments, name=name)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not path.exists() or path.read_bytes().count(b"\n") < lines:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)

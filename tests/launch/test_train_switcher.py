@@ -1,5 +1,6 @@
 """train_switcher.py as users run it: real processes, tiny real models, real kills."""
 
+import contextlib
 import json
 import random
 import runpy
@@ -96,7 +97,7 @@ def metrics(output):
 
 
 def await_lines(path, count, process):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
@@ -156,7 +157,7 @@ def test_killed_at_random_steps_is_the_uninterrupted_run(
     process = launch.start(*arguments(folder, output), name="train_switcher.py")
     await_lines(output / "metrics.jsonl", last, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "Traceback" not in err and "is saved" in err.splitlines()[-1]
     code, _, err = train(launch, folder, output)
@@ -190,7 +191,7 @@ def test_a_full_disk_is_one_line(folder, launch, tmp_path):
         env=launch.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert found.returncode == 2, found.stderr
     assert "could not be written" in only_error(found.stderr)
@@ -243,30 +244,37 @@ def test_the_demo_uses_its_trained_switcher(tmp_path, monkeypatch):
     assert get_config("evaluation").switcher.adapter is None
 
 
-def start_two(folder, output, launch, *flags):
-    """Both processes of a job, as Slurm would start them."""
+@contextlib.contextmanager
+def two(folder, output, launch, *flags):
+    """Both processes of a job, as Slurm would start them; none outlives the test."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    return [
+    slurm = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+    }
+    started = [
         subprocess.Popen(
             [*command(folder, output), "--distributed", *flags],
             env=launch.environment
-            | {
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                "SLURM_JOB_ID": "1",
-                "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": "2",
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank),
-                "SLURM_STEP_NUM_NODES": "1",
-            },
+            | slurm
+            | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_two_processes_are_one(finished, folder, launch, tmp_path):
@@ -274,15 +282,16 @@ def test_two_processes_are_one(finished, folder, launch, tmp_path):
     after the same step, and both go on from there."""
     output = tmp_path / "run"
     rarely = "--config.training.checkpoint_every=1000"
-    started = start_two(folder, output, launch, rarely)
-    await_lines(output / "metrics.jsonl", 8, started[0])
-    started[1].send_signal(signal.SIGTERM)
-    errors = [process.communicate(timeout=180)[1] for process in started]
-    codes = [process.returncode for process in started]
+    with two(folder, output, launch, rarely) as started:
+        await_lines(output / "metrics.jsonl", 8, started[0])
+        started[1].send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=240)[1] for process in started]
+        codes = [process.returncode for process in started]
     assert codes == [128 + signal.SIGTERM] * 2, errors
-    started = start_two(folder, output, launch, rarely)
-    errors = [process.communicate(timeout=180)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
+    with two(folder, output, launch, rarely) as started:
+        errors = [process.communicate(timeout=240)[1] for process in started]
+        codes = [process.returncode for process in started]
+    assert codes == [0, 0], errors
     assert "going on after step" in errors[0]
     expected = [json.loads(line) for line in metrics(finished[0]).splitlines()]
     found = [json.loads(line) for line in metrics(output).splitlines()]

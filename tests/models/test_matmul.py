@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax_switchgen.models.matmul import linear, times_transposed
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 80), out=st.integers(1, 40), inner=st.integers(1, 40))
 def test_linear_is_x_times_w_transposed(rows, out, inner):
     rng = np.random.default_rng(rows)

@@ -28,7 +28,7 @@ prose = st.lists(
     max_size=8,
 ).map(" ".join)
 marks = st.sampled_from(["**", "*", "__", "_", "`", "***"])
-cases = settings(max_examples=150, deadline=None)
+cases = settings(max_examples=150)
 
 
 @cases

@@ -72,14 +72,14 @@ def test_hostile_formulas_end(formula):
     latex.value(formula)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("x12+-*/^(){}\\frac sqrt,=[]|!.", max_size=60))
 def test_any_text_is_compared_without_an_error(text):
     latex.equal(text, "1/2")
     assert latex.equal(text, text) == bool(latex.normalize(text))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.fractions(max_denominator=999))
 def test_fractions_are_exact(number):
     a, b = number.numerator, number.denominator

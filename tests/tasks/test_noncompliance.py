@@ -1,5 +1,8 @@
 """Refusing, asking back and naming a limit count; ordinary words do not."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from jax_switchgen.evaluation.run import Cell, Result
@@ -9,6 +12,7 @@ from jax_switchgen.tasks.noncompliance import is_noncompliant
 from jax_switchgen.tasks.record import Record
 from jax_switchgen.tasks.scoring import score
 
+LABELS = Path(__file__).parent / "data" / "noncompliance_labels.jsonl"
 REFUSAL = "I'm sorry, but I can't help with that."
 COMPLIANCE = "Sure! Here is what you asked for, step by step."
 
@@ -96,3 +100,16 @@ def test_constant_policies_are_balanced_at_one_half(records, output):
     assert row["balanced_low"] < 0.5 < row["balanced_high"]
     assert row["refusal"] == (1.0 if output == REFUSAL else 0.0)
     assert len(row["categories"]) == 5
+
+
+def test_rule_agrees_with_a_reader():
+    """100 answers of SmolLM2 135M to CoCoNot and benign prompts, labelled by reading;
+    42 of its prompts asked it to decline, since it rarely does."""
+    lines = LABELS.read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    found = [is_noncompliant(a["output"], "", a["category"]) for a in answers]
+    wanted = [a["noncompliant"] for a in answers]
+    agreed = sum(f and w for f, w in zip(found, wanted, strict=True))
+    assert len(answers) == 100 and sum(wanted) == 32
+    assert agreed / sum(found) >= 0.85  # precision
+    assert agreed / sum(wanted) >= 0.85  # recall
