@@ -4,6 +4,7 @@ Contenders take turns, repetition by repetition, in one process: a machine that 
 slower in the course of a run slows them all down, and the ratio stays.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
+
+from jax_switchgen.evaluation.statistics import Interval
 
 
 def progress(line: str) -> None:
@@ -51,6 +54,17 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
 
 def show_spread(s: Mapping[str, float]) -> str:
     return f"{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})"
+
+
+def as_list(interval: Interval) -> list[float]:
+    """Estimate, low and high."""
+    return [round(x, 4) for x in dataclasses.astuple(interval)]
+
+
+def percent(interval: Sequence[float]) -> str:
+    """[0.957, 0.933, 0.977] -> 95.7 (93.3 to 97.7)"""
+    value, low, high = (100 * x for x in interval)
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

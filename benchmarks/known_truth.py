@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 import numpy as np
-from harness import progress
+from harness import as_list, percent, progress
 from truth_experiment import (
     ORACLE,
     RANDOM,
@@ -37,11 +37,7 @@ from truth_experiment import (
 from truth_models import Course, Size
 from truth_world import CANDIDATES, TASK, Query, World, answer
 
-from jax_switchgen.evaluation.statistics import (
-    Interval,
-    mean_interval,
-    paired_bootstrap,
-)
+from jax_switchgen.evaluation.statistics import mean_interval, paired_bootstrap
 from jax_switchgen.generation.trace import Response
 from jax_switchgen.tasks.scoring import score
 
@@ -61,15 +57,14 @@ FULL = Settings(
     tests=300,
     rows=64,
 )
-QUICK = Settings(
+QUICK = dataclasses.replace(
+    FULL,
     world=World(string.ascii_lowercase, length=2, words=2),
-    candidate=Size(layers=2, width=64),
     course=Course(first_steps=300, further_steps=100),
     lessons=2048,
     as_taught=0.8,
     labelled=48,
     completions=8,
-    learning_rate=1e-3,
     batch_size=8,
     epochs=2,
     tests=16,
@@ -132,15 +127,7 @@ def compare(
     }
 
 
-def as_list(interval: Interval) -> list[float]:
-    return [round(x, 4) for x in dataclasses.astuple(interval)]
-
-
 def show(results: Mapping[str, Any]) -> None:
-    def percent(interval: Sequence[float]) -> str:
-        value, low, high = (100 * x for x in interval)
-        return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
     for kind, found in results["tests"].items():
         ahead = found["trained_ahead_of"] | {TRAINED: None}
         rows = [

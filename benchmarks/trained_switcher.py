@@ -13,37 +13,37 @@ query could reach at most.
 """
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
+from harness import as_list, percent, print_json, print_table
 
-from jax_switchgen.evaluation.statistics import (
-    Interval,
-    mean_interval,
-    paired_bootstrap,
-)
+from jax_switchgen.evaluation.statistics import mean_interval, paired_bootstrap
 
+SWITCHER = "switcher"  # as both evaluations call it
 TRAINED, HINDSIGHT = "trained switcher", "best in hindsight"
 
 Scores = dict[tuple[str, str], np.ndarray]  # by task and record: score_S of its seeds
 
 
-def read_scores(folder: Path, system: str) -> Scores:
-    """What each answer of a system scored, in the folder of an evaluation."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for path in sorted((folder / "cells" / system.replace(":", "-")).glob("*/*.jsonl")):
+def read_scores(folder: Path) -> dict[str, Scores]:
+    """What each answer scored, by system, in the folder of an evaluation."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for path in sorted((folder / "cells").glob("*/*/*.jsonl")):
         _, *lines = path.read_text().splitlines()
         for row in map(json.loads, lines):
             if row["value"] is not None:  # tasks that compare answers give none
-                found.setdefault((row["task"], row["id"]), []).append(row["value"])
-    if not found:
-        raise SystemExit(f"error: {folder} has no finished answers of {system!r}")
-    return {key: np.array(values) for key, values in found.items()}
+                scores = found.setdefault(row["system"], {})
+                scores.setdefault((row["task"], row["id"]), []).append(row["value"])
+    if SWITCHER not in found:
+        raise SystemExit(f"error: {folder} has no finished answers of {SWITCHER!r}")
+    return {
+        system: {key: np.array(values) for key, values in scores.items()}
+        for system, scores in found.items()
+    }
 
 
 def compare(scores: Mapping[str, Scores], task: str) -> dict[str, Any]:
@@ -64,15 +64,6 @@ def compare(scores: Mapping[str, Scores], task: str) -> dict[str, Any]:
     } | {"records": len(keys)}
 
 
-def as_list(interval: Interval) -> list[float]:
-    return [round(x, 4) for x in dataclasses.astuple(interval)]
-
-
-def percent(interval: list[float]) -> str:
-    value, low, high = (100 * x for x in interval)
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -80,12 +71,8 @@ def main() -> None:
     parser.add_argument("--untuned", type=Path, required=True)
     parser.add_argument("--trained", type=Path, required=True)
     args = parser.parse_args()
-    names = {
-        path.name.replace("single-", "single:")
-        for path in (args.untuned / "cells").iterdir()
-    }
-    scores = {name: read_scores(args.untuned, name) for name in sorted(names)}
-    scores["untuned switcher"] = scores.pop("switcher")
+    scores = read_scores(args.untuned)
+    scores["untuned switcher"] = scores.pop(SWITCHER)
     singles = [
         found
         for name, found in scores.items()
@@ -94,7 +81,7 @@ def main() -> None:
     scores[HINDSIGHT] = {
         key: np.max([found[key] for found in singles], 0) for key in singles[0]
     }
-    scores = {TRAINED: read_scores(args.trained, "switcher"), **scores}
+    scores = {TRAINED: read_scores(args.trained)[SWITCHER], **scores}
     tasks = sorted({task for task, _ in scores[TRAINED]})
     results = {task or "all": compare(scores, task) for task in (*tasks, "")}
     for task, found in results.items():
@@ -111,9 +98,9 @@ def main() -> None:
             "score, %",
             "trained is ahead by",
         )
-        harness.print_table(header, rows)
+        print_table(header, rows)
         print()
-    harness.print_json("trained_switcher", {}, results)
+    print_json("trained_switcher", {}, results)
 
 
 if __name__ == "__main__":

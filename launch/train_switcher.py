@@ -30,6 +30,7 @@ mesh. Exit codes: 0 trained, 143 stopped by SIGTERM after a checkpoint, 2 an err
 """
 
 import logging
+import warnings
 from pathlib import Path
 
 from absl import flags
@@ -64,9 +65,11 @@ def main() -> int:
     options = config["training"]
     output, ours = Path(options.output), identity(as_json(config), options)
     target = output / SWITCHER
-    # Errors of background writes come back to us; they are logged with tracebacks too.
+    # Errors of background writes come back to us; they are logged with tracebacks too,
+    # and the other writes, given up, as warnings after our own last line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     mesh = make_mesh(options.fsdp, options.tensor, options.part_size)
     with Notes() as notes:
         say, progress = notes.line, notes.progress

@@ -20,20 +20,17 @@ from jax_switchgen.evaluation.statistics import (
     Bootstrap,
     resample_counts,
 )
+from jax_switchgen.tasks.confidence import (
+    Reliability,
+    checked,
+    equal_mass_bins,
+    reliability,
+)
 
 # Confidences come from a float32 soft-max: one sure error costs 15.9 nats, not inf.
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
 # Temperature scaling searches 0.01 … 100; beyond, accuracy is 100 % or below chance.
 LOG_TEMPERATURE_LIMIT = float(np.log(100.0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Reliability:
-    """The points of a reliability diagram, empty bins left out."""
-
-    count_B: np.ndarray  # int64, items in the bin
-    confidence_B: np.ndarray  # float64, their mean confidence
-    accuracy_B: np.ndarray  # float64, the share of them that is right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +82,7 @@ def calibration(
     bootstrap: Bootstrap = DEFAULT,
 ) -> Calibration:
     """Every metric of float confidence_I in [0, 1] and bool correct_I."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     return Calibration(
         items=len(correct_I),
         accuracy=float(correct_I.mean()),
@@ -100,33 +97,6 @@ def calibration(
     )
 
 
-def reliability(
-    confidence_I: np.ndarray, correct_I: np.ndarray, *, bins: int = 15
-) -> Reliability:
-    """Mean confidence and accuracy of equal-mass bins."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
-    bin_I = equal_mass_bins(confidence_I, bins)
-    count_B = np.bincount(bin_I)
-    full_B = count_B > 0
-    count_B = count_B[full_B]
-    return Reliability(
-        count_B=count_B,
-        confidence_B=np.bincount(bin_I, confidence_I)[full_B] / count_B,
-        accuracy_B=np.bincount(bin_I, correct_I)[full_B] / count_B,
-    )
-
-
-def ece(confidence_I: np.ndarray, correct_I: np.ndarray, *, bins: int = 15) -> float:
-    """Sum over bins of items/I · |accuracy - confidence| (Naeini et al. 2015).
-
-    Bins hold equal numbers of items (Nixon et al. 2019): confidences crowd
-    near 1, where bins of equal width would put most items into one.
-    """
-    points = reliability(confidence_I, correct_I, bins=bins)
-    gap_B = np.abs(points.accuracy_B - points.confidence_B)
-    return float(points.count_B @ gap_B / points.count_B.sum())
-
-
 def ece_floor(confidence_I: np.ndarray, *, bins: int = 15) -> float:
     """The mean ECE of a perfectly calibrated system with these confidences.
 
@@ -134,7 +104,7 @@ def ece_floor(confidence_I: np.ndarray, *, bins: int = 15) -> float:
     coin flips, sum c (1 - c) over its items, and E|N(0, v)| = sqrt(2 v / pi). At 1,000
     items of confidences near 0.7 in 15 bins that is 0.045, not 0.
     """
-    confidence_I, _ = _checked(confidence_I, np.zeros(len(confidence_I), bool))
+    confidence_I, _ = checked(confidence_I, np.zeros(len(confidence_I), bool))
     bin_I = equal_mass_bins(confidence_I, bins)
     variance_B = np.bincount(bin_I, confidence_I * (1 - confidence_I))
     return float(np.sqrt(2 * variance_B / np.pi).sum() / len(confidence_I))
@@ -199,20 +169,20 @@ def calibration_error_difference(
 
 def brier(confidence_I: np.ndarray, correct_I: np.ndarray) -> float:
     """Mean squared difference of confidence and 0/1 correctness (Brier 1950)."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     return float(((confidence_I - correct_I) ** 2).mean())
 
 
 def nll(confidence_I: np.ndarray, correct_I: np.ndarray) -> float:
     """Mean of -log(confidence) where right and -log(1 - confidence) where wrong."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     given_I = np.where(correct_I, confidence_I, 1 - confidence_I)
     return float(-np.log(np.maximum(given_I, SMALLEST_PROBABILITY)).mean())
 
 
 def auroc(confidence_I: np.ndarray, correct_I: np.ndarray) -> float:
     """P(confidence of a right answer > of a wrong one), ties half (Mann, Whitney)."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     right, wrong = int(correct_I.sum()), int((~correct_I).sum())
     if right == 0 or wrong == 0:
         return float("nan")
@@ -222,7 +192,7 @@ def auroc(confidence_I: np.ndarray, correct_I: np.ndarray) -> float:
 
 def risk_coverage(confidence_I: np.ndarray, correct_I: np.ndarray) -> RiskCoverage:
     """The risk-coverage curve of answering only the most confident items."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     _, group_I = np.unique(-confidence_I, return_inverse=True)
     size_U = np.bincount(group_I)
     # Each of equal confidences carries their mean error: the mean over their orders.
@@ -284,17 +254,6 @@ def fit_temperature(dev_logits_IC: np.ndarray, dev_gold_I: np.ndarray) -> float:
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def equal_mass_bins(confidence_I: np.ndarray, bins: int) -> np.ndarray:
-    """bin_I, int64 in 0 … bins - 1, of equal size up to ties.
-
-    In: [0.9, 0.2, 0.9, 0.9, 0.5, 0.1] in 3 bins. Out: [2, 0, 2, 2, 1, 0].
-    """
-    if bins < 1:
-        raise ValueError(f"bins={bins} must be 1 or more")
-    rank_I = stats.rankdata(confidence_I) - 0.5
-    return np.floor(rank_I * bins / len(rank_I)).astype(np.int64)
-
-
 def _errors(count_B: np.ndarray, sum_B: np.ndarray, square_B: np.ndarray) -> np.ndarray:
     """(..., 2) plain and debiased ECE of residuals, correct - confidence, in bins.
 
@@ -323,7 +282,7 @@ def _residuals(
     confidence_I: np.ndarray, correct_I: np.ndarray, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(values_IV of 1, residual and its square, bin_I)."""
-    confidence_I, correct_I = _checked(confidence_I, correct_I)
+    confidence_I, correct_I = checked(confidence_I, correct_I)
     residual_I = correct_I - confidence_I
     values_IV = np.stack([np.ones_like(residual_I), residual_I, residual_I**2], 1)
     return values_IV, equal_mass_bins(confidence_I, bins)
@@ -359,27 +318,6 @@ def _ends(
     low = estimates[1] + np.quantile(low_R, tail) - low_R.mean()
     high = estimates[0] + np.quantile(high_R, 1 - tail) - high_R.mean()
     return float(low), float(high)
-
-
-def _checked(
-    confidence_I: np.ndarray, correct_I: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """float64 confidence_I and bool correct_I, or a ValueError."""
-    confidence_I = np.asarray(confidence_I, np.float64)
-    correct_I = np.asarray(correct_I)
-    if confidence_I.ndim != 1 or confidence_I.shape != correct_I.shape:
-        raise ValueError(
-            f"confidence and correctness must be (items,), got {confidence_I.shape} "
-            f"and {correct_I.shape}"
-        )
-    if not len(correct_I) or correct_I.dtype != bool:
-        raise ValueError(f"correctness must be bool and not empty, got {correct_I!r}")
-    if not np.all((confidence_I >= 0) & (confidence_I <= 1)):
-        raise ValueError(
-            f"confidences must lie in [0, 1], got {confidence_I.min()} to "
-            f"{confidence_I.max()}: normalise over the options"
-        )
-    return confidence_I, correct_I
 
 
 def _checked_logits(logits_IC: np.ndarray) -> np.ndarray:

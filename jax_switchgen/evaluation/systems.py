@@ -226,22 +226,24 @@ def _make_system(
     n = len(speakers)
     names = [s.name for s in speakers]
     whole = dataclasses.replace(options, segment_length=options.max_new_tokens)
+
+    def written(name: str, by: Policy, options: GenerationOptions) -> Written:
+        return Written(name, speakers, by, options, expected)
+
     if kind in ALONE:
         alone = Fixed(names.index(speaker))
         if kind == "segments":
-            return Written(name, speakers, alone, options, expected)
-        single = Written(name, speakers, alone, whole, expected)
+            return written(name, alone, options)
+        single = written(name, alone, whole)
         # As many responses as a pool of n models and a switcher has models.
         return single if kind == "single" else Vote(name, [single], n + 1)
     if base == "vote":
         # Ties go to the first, so the last candidate, the aligned one, stands first.
-        singles = [
-            Written(names[i], speakers, Fixed(i), whole, expected) for i in range(n)
-        ]
+        singles = [written(names[i], Fixed(i), whole) for i in range(n)]
         return Vote(name, singles[::-1])
     policies = {
         "switcher": policy,
         "random": Random(n),
         "round_robin": Schedule(range(n)),
     }
-    return Written(name, speakers, policies[base], options, expected)
+    return written(name, policies[base], options)

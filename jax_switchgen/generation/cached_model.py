@@ -151,6 +151,7 @@ class CachedModel:
             wanted = context[:-1]
             if self._is_new[slot]:
                 source, count = self._holder(wanted)
+                # One row reads what several begin with, and the others then copy it.
                 enough = max(count, len(wanted) // 2)
                 if any(common_prefix(wanted, ids) > enough for ids in reading):
                     waiting[slot] = context
@@ -247,7 +248,7 @@ class CachedModel:
                 # All but a last chunk is ordinary catch-up.
                 behind[slot] = context[: len(context) - self._buckets.chunk + 1]
             else:
-                self._copy(slot, slot, common)
+                self._begin(slot, context[:common])
         self.catch_up(behind)
         self._make_room(max(len(c) for c in contexts.values()))
         # Rows of like need share a call.
@@ -331,8 +332,8 @@ class CachedModel:
         }
 
     def _holder(self, wanted: Sequence[int]) -> tuple[int, int]:
-        """The slot that holds most of these ids, and how many to copy: all or whole
-        chunks, so that what is read does not depend on who else is there."""
+        """The slot that holds most of these ids, and how many to copy: all, or whole
+        chunks, so that the chunks to read begin at the same places whoever is there."""
         shared = [common_prefix(held, wanted) for held in self.held]
         count = max(shared)
         source = shared.index(count)
@@ -340,9 +341,13 @@ class CachedModel:
             count -= count % self._buckets.chunk
         return source, count
 
+    def _begin(self, slot: int, ids: Sequence[int]) -> None:
+        """From here on the slot holds these ids of the request that has it now."""
+        self.held[slot] = list(ids)
+        self._is_new[slot] = False
+
     def _copy(self, source: int, target: int, count: int) -> None:
-        self.held[target] = self.held[source][:count]
-        self._is_new[target] = False
+        self._begin(target, self.held[source][:count])
         if count and source != target:
             self._cache = programs.copy_slot(
                 self.cache,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jax_switchgen.tasks.confidence import ece
 from jax_switchgen.training.data import (
     Batch,
     Example,
@@ -21,7 +22,6 @@ from jax_switchgen.training.data import (
 
 Scores = dict[str, float | None]
 
-CALIBRATION_BINS = 15
 BUCKETS = 2  # compiling one more takes longer than it saves
 
 
@@ -71,7 +71,7 @@ class HeldOut:
         if clear_I.any():
             right_I = choice_I == self._label_I
             confidence_I = np.minimum(probs_IC.max(-1), 1.0)
-            error = calibration_error(confidence_I[clear_I], right_I[clear_I])
+            error = ece(confidence_I[clear_I], right_I[clear_I])
         return {
             "loss": float(-(self._target_IC * logp_IC).sum(-1).mean()),
             **self.score_choices(choice_I),
@@ -113,15 +113,3 @@ class HeldOut:
             part = HeldOut([self.examples[i] for i in here])
             found[task] = {"examples": len(here), **part.score(logp_IC[here])}
         return found
-
-
-def calibration_error(confidence_I: np.ndarray, right_I: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy in bins of equal size (Naeini et al.
-    2015), ties in one bin; as `evaluation.calibration.ece`, on a floor as high."""
-    _, group_I, size_G = np.unique(
-        confidence_I, return_inverse=True, return_counts=True
-    )
-    rank_I = (np.cumsum(size_G) - size_G / 2)[group_I]
-    bin_I = (rank_I * CALIBRATION_BINS / len(rank_I)).astype(int)
-    gap_B = np.abs(np.bincount(bin_I, right_I - confidence_I))
-    return float(gap_B.sum() / len(rank_I))

@@ -1,51 +1,29 @@
 """Every benchmark runs from the command line, and its numbers mean what they say."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 NAMES = (
     *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
     "collect_vs_alone",
 )
-ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-ENVIRONMENT.pop("XLA_FLAGS", None)  # one device, as a user has
 
 
 @pytest.fixture(scope="module")
-def outputs():
+def outputs(start):
     """What each prints with --quick; run side by side, each imports for seconds."""
-    running = {
-        name: subprocess.Popen(
-            [sys.executable, f"benchmarks/{name}.py", "--quick"],
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in NAMES
-    }
-    found = {}
-    for name, process in running.items():
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, f"{name}:\n{err}"
-        found[name] = out
-    return found
+    running = {name: start(name, "--quick") for name in NAMES}
+    return {name: process.lines() for name, process in running.items()}
 
 
 def record(outputs, name):
-    return json.loads(outputs[name].splitlines()[-1])
+    return json.loads(outputs[name][-1])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prints_a_table_and_one_json_line(outputs, name):
-    *table, last = outputs[name].splitlines()
+    *table, last = outputs[name]
     assert any(set(line) <= {"-", " "} for line in table), "no table"
     found = json.loads(last)
     assert found["benchmark"] == name
@@ -93,11 +71,6 @@ def test_memory_counts_parameters_and_caches(outputs):
     assert results["peak_bytes"] > results["before_models_bytes"]
 
 
-@pytest.fixture
-def benchmark_modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 def test_made_up_text_is_read_as_the_ids_that_wrote_it(benchmark_modules):
     """Else a loop that re-reads its text would have more or less to read."""
     import pools
@@ -134,22 +107,48 @@ def test_collected_together_is_the_same_and_reads_less(outputs):
     assert together["read"] < 0.5 * query["read"] == 0.5 * results["response"]["read"]
 
 
-def test_labels_of_rollouts_find_the_known_truth(tmp_path):
+def test_labels_of_rollouts_find_the_known_truth(start, tmp_path):
     """Candidates trained here; labels that are no ties name the right speaker."""
-    command = [sys.executable, "benchmarks/known_truth.py", "--quick"]
-    done = subprocess.run(
-        [*command, f"--folder={tmp_path}"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    lines = start("known_truth", "--quick", f"--folder={tmp_path}").lines()
+    results = json.loads(lines[-1])["results"]
     found = [label for label in results["labels"] if label["mark"] != "tie"]
     places = sum(label["places"] for label in found)
     assert places >= 20
     assert sum(label["right"] for label in found) >= 0.95 * places
     for tests in results["tests"].values():
         assert tests["segments"]["oracle"][0] > tests["segments"]["random"][0] + 0.3
+
+
+def test_a_trained_switcher_is_compared_record_by_record(start, tmp_path):
+    """Two seeds of two records; by hand: 3/4 right, 1/2 of it untuned, and in hindsight
+    each candidate is right about one of the records."""
+
+    def write(folder, system, first, second):
+        cell = tmp_path / folder / "cells" / system.replace(":", "-") / "task"
+        cell.mkdir(parents=True)
+        for seed, values in enumerate(zip(first, second, strict=True)):
+            rows = [
+                dict(system=system, task="task", id=str(i), value=value)
+                for i, value in enumerate(values)
+            ]
+            lines = [json.dumps(row) for row in ({}, *rows)]
+            (cell / f"seed-{seed}.jsonl").write_text("\n".join(lines))
+
+    write("trained", "switcher", (1.0, 1.0), (1.0, 0.0))
+    write("untuned", "switcher", (1.0, 0.0), (0.0, 0.0))
+    write("untuned", "single:a", (1.0, 1.0), (0.0, 0.0))
+    write("untuned", "single:b", (0.0, 0.0), (1.0, 1.0))
+    write("untuned", "single:b@1.3", (1.0, 1.0), (1.0, 1.0))
+    write("untuned", "segments:b", (0.0, 0.0), (1.0, 1.0))
+    folders = [f"--{name}={tmp_path / name}" for name in ("untuned", "trained")]
+    found = json.loads(start("trained_switcher", *folders).lines()[-1])["results"]
+    assert found["all"] == found["task"] and found["all"]["records"] == 2
+    ahead = {
+        k: v["trained_ahead"][0] for k, v in found["all"].items() if k != "records"
+    }
+    assert ahead == {
+        **{"trained switcher": 0, "untuned switcher": 0.5, "best in hindsight": -0.25},
+        **{"single:a": 0.25, "single:b": 0.25, "single:b@1.3": -0.25},
+        "segments:b": 0.25,
+    }
+    assert found["all"]["trained switcher"]["score"][0] == 0.75

@@ -1,30 +1,13 @@
 """The training benchmark runs, and all its contenders do the same work."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def output():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)  # one device, as a user has
-    found = subprocess.run(
-        [sys.executable, "benchmarks/train_vs_torch.py", "--quick"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout.splitlines()
+def output(start):
+    return start("train_vs_torch", "--quick").lines()
 
 
 def test_prints_a_table_and_one_json_line(output):

@@ -14,16 +14,14 @@ from jax_switchgen.evaluation.calibration import (
     calibration_error_difference,
     choice_confidence,
     choice_nll,
-    ece,
     ece_floor,
-    equal_mass_bins,
     fit_temperature,
     mixture_logits,
     nll,
-    reliability,
     risk_coverage,
 )
 from jax_switchgen.evaluation.statistics import Bootstrap
+from jax_switchgen.tasks.confidence import ece, equal_mass_bins, reliability
 
 FEW = Bootstrap(resamples=300)
 # A coarse grid, so that ties are common.

@@ -199,6 +199,19 @@ def test_less_than_a_tenth_is_padding_and_shapes_are_few(count):
     assert len(batches.buckets) <= 11 and 0.05 < batches.padding <= MOST_PADDING
 
 
+def test_few_examples_are_few_programs():
+    """Where no number of buckets helps, none is compiled that does not."""
+    lengths = np.random.default_rng(0).integers(60, 400, 42)
+    batches = Batches(made_up(lengths), synthetic.options(batch_size=8))
+    assert batches.per_epoch == 5 and len(batches.buckets) <= 5
+    assert batches.padding > MOST_PADDING
+    steps = range(batches.per_epoch)
+    tokens = sum(batches.batch(step).tokens_ABT.size for step in steps)
+    real = sum(batches.batch(step).length_AB.sum() for step in steps)
+    assert batches.padding == pytest.approx(1 - real / tokens)
+    assert len(Batches(made_up(lengths), synthetic.options()).buckets) <= 2
+
+
 def test_equal_lengths_are_one_program():
     assert Batches(made_up([80] * 40), synthetic.options()).buckets == (80,)
 
