@@ -110,6 +110,11 @@ class CachedModel:
         assert self._cache is not None, "open() allocates the cache"
         return self._cache
 
+    @property
+    def devices(self) -> frozenset[jax.Device]:
+        """Where the model lies; two models of the same devices take turns."""
+        return frozenset(self.model.arrays()["layers.0.k"].devices())
+
     def open(self, num_slots: int, length: int, buckets: Buckets) -> None:
         """Allocates a cache of `num_slots` x `length` positions, beside the model."""
         self._cache = empty_cache(

@@ -37,44 +37,69 @@ _REMEDIES = {
 }
 
 
+PLACEMENTS = ("colocated", "disjoint")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshOptions:
     """Where models that generate lie; the `mesh` section of a config.
 
-    All models of a pool lie on the same devices and take turns. A process uses its own
-    devices alone: several processes share a job's inputs, and no model.
+    A process uses its own devices alone: several processes share a job's inputs, and no
+    model.
 
     Attributes:
       slice: the TPU slice that the config is made for, as "v4-8", which is what
         `launch/plan.py` plans for; None: whatever there is.
       tensor: devices over which heads, MLP and vocabulary of each model are split.
+      placement: "colocated": all models lie on the same devices and take turns;
+        "disjoint": each candidate and the switcher lies on devices of its own, and all
+        work at the same time on the rows that wait for them.
     """
 
     slice: str | None = None
     tensor: int = 1
+    placement: str = "colocated"
 
     def __post_init__(self) -> None:
         if self.tensor < 1:
             raise ValueError(f"mesh.tensor={self.tensor} must be 1 or more")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(
+                f"mesh.placement={self.placement!r} is not one of "
+                f"{', '.join(PLACEMENTS)}"
+            )
 
 
-def local_mesh(options: MeshOptions) -> Mesh | None:
-    """The mesh of this process's first devices; None for a single one.
+def local_mesh(options: MeshOptions, place: int = 0) -> Mesh | None:
+    """The mesh of a pool's model among this process's devices.
 
+    Args:
+      place: of the model in its pool, the candidates first and then the switcher.
+    Returns:
+      None where all models lie on a single device.
     Raises:
       ValueError: there are fewer devices.
     """
-    if options.tensor == 1:
+    is_disjoint = options.placement == "disjoint"
+    if options.tensor == 1 and not is_disjoint:
         return None
     devices = jax.local_devices()
-    if options.tensor > len(devices):
+    first = place * options.tensor if is_disjoint else 0
+    if first + options.tensor > len(devices):
         made_for = f" (the config is for {options.slice})" if options.slice else ""
+        there_are = f"the {len(devices)} local {devices[0].platform} devices{made_for}"
+        if first:
+            raise ValueError(
+                f"mesh.placement='disjoint' with mesh.tensor={options.tensor} needs "
+                f"{first + options.tensor} devices or more, which is more than "
+                f"{there_are}; lower --config.mesh.tensor, or set "
+                "--config.mesh.placement=colocated"
+            )
         raise ValueError(
-            f"mesh.tensor={options.tensor} is more than the {len(devices)} local "
-            f"{devices[0].platform} devices{made_for}; set --config.mesh.tensor to "
-            f"{len(devices)} or less"
+            f"mesh.tensor={options.tensor} is more than {there_are}; set "
+            f"--config.mesh.tensor to {len(devices)} or less"
         )
-    return tensor_mesh(devices[: options.tensor])
+    return tensor_mesh(devices[first : first + options.tensor])
 
 
 def tensor_mesh(devices: Sequence[Any]) -> Mesh:

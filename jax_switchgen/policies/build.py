@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer, stop_ids
 from jax_switchgen.checkpoints.hf_config import read_config
@@ -89,7 +90,7 @@ class Checkpoints:
 
     Siblings are checkpoints of one architecture whose vocabularies differ in padding
     or added tokens; at one shape, one compiled program serves them all. On a mesh the
-    shape also divides over the devices.
+    shape also divides over the devices. Places are those of `local_mesh`.
     """
 
     def __init__(
@@ -103,24 +104,25 @@ class Checkpoints:
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
         self._dtype = jnp.dtype(dtype)
-        self._mesh = local_mesh(mesh)
+        # All of them at once: too few devices are noticed before anything is read.
+        self._meshes = [local_mesh(mesh, place) for place in range(len(paths))]
         self._progress = progress
         self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
         self._configs = with_shared_shapes(
             {p: read_config(f) for p, f in self._folders.items()}, mesh.tensor
         )
-        self._models: dict[Path, Transformer] = {}
+        self._models: dict[tuple[Path, Mesh | None], Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}
 
     def folder(self, path: str) -> Path:
         return self._folders[path]
 
-    def model(self, path: str) -> Transformer:
-        folder = self._folders[path]
-        if folder not in self._models:
+    def model(self, path: str, place: int) -> Transformer:
+        key = self._folders[path], self._meshes[place]
+        if key not in self._models:
             self._progress(f"loading {path}")
-            self._models[folder] = self._load(folder, self._configs[path])
-        return self._models[folder]
+            self._models[key] = self._load(*key, self._configs[path])
+        return self._models[key]
 
     def vocabulary(self, path: str) -> Vocabulary:
         folder = self._folders[path]
@@ -128,24 +130,24 @@ class Checkpoints:
             self._vocabularies[folder] = Vocabulary(load_tokenizer(folder))
         return self._vocabularies[folder]
 
-    def lora(self, adapter: str | None, path: str) -> Lora | None:
+    def lora(self, adapter: str | None, path: str, place: int) -> Lora | None:
         if adapter is None:
             return None
         folder = resolve_checkpoint(adapter, self._progress)
         config = self._configs[path]
         lora = load_lora(folder, config, self._dtype)
-        if self._mesh is None:
+        mesh = self._meshes[place]
+        if mesh is None:
             return lora
-        return jax.device_put(lora, lora_shardings(lora, config, self._mesh))
+        return jax.device_put(lora, lora_shardings(lora, config, mesh))
 
-    def _load(self, folder: Path, config: ModelConfig) -> Transformer:
+    def _load(
+        self, folder: Path, mesh: Mesh | None, config: ModelConfig
+    ) -> Transformer:
         if is_store(folder):
-            return restore_transformer(folder, dtype=self._dtype, mesh=self._mesh)
+            return restore_transformer(folder, dtype=self._dtype, mesh=mesh)
         return load_transformer(
-            folder,
-            dtype=self._dtype,
-            vocab_size=config.vocab_size,
-            mesh=self._mesh,
+            folder, dtype=self._dtype, vocab_size=config.vocab_size, mesh=mesh
         )
 
 
@@ -176,7 +178,7 @@ def build_engine(
     mesh: MeshOptions | None = None,
     progress: Progress = lambda line: None,
 ) -> Engine:
-    """Loads the pool, and the switcher if the policy is one, onto one mesh.
+    """Loads the pool, and the switcher if the policy is one, onto its devices.
 
     Raises:
       ValueError: one line that names what is wrong and what to do.
@@ -190,17 +192,17 @@ def build_engine(
         paths, dtype=dtype, mesh=mesh or MeshOptions(), progress=progress
     )
     speakers = []
-    for candidate in candidates:
+    for place, candidate in enumerate(candidates):
         vocabulary = checkpoints.vocabulary(candidate.path)
         folder = checkpoints.folder(candidate.path)
         speakers.append(
             Speaker(
                 candidate.name,
-                checkpoints.model(candidate.path),
+                checkpoints.model(candidate.path, place),
                 vocabulary,
                 prompt_format=candidate.prompt_format,
                 stop_ids=stop_ids(folder, vocabulary.tokenizer),
-                lora=checkpoints.lora(candidate.adapter, candidate.path),
+                lora=checkpoints.lora(candidate.adapter, candidate.path, place),
             )
         )
     return Engine(
@@ -257,11 +259,11 @@ def _make_policy(
     policy: Policy
     if options.name == "switcher":
         policy = Switcher(
-            checkpoints.model(switcher.path),
+            checkpoints.model(switcher.path, n),
             checkpoints.vocabulary(switcher.path),
             n,
             switcher.options,
-            lora=checkpoints.lora(switcher.adapter, switcher.path),
+            lora=checkpoints.lora(switcher.adapter, switcher.path, n),
         )
     elif options.name == "fixed":
         assert options.speaker is not None

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from jax_switchgen.decoding import programs
 from jax_switchgen.generation.cached_model import Buckets
 from jax_switchgen.generation.engine import Engine
+from jax_switchgen.generation.session import Session
+from jax_switchgen.generation.speaker import Speaker
 from jax_switchgen.models import cache as caches
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.sharding import (
@@ -21,6 +24,7 @@ from jax_switchgen.models.sharding import (
     param_shardings,
 )
 from jax_switchgen.models.transformer import Transformer
+from jax_switchgen.policies.simple import Random
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
 from tests import tiny
 from tests.hf_models import one_line_error
@@ -31,9 +35,8 @@ QUERIES = ["Why?", "What is the colour of the sky?", "a b c"]
 
 
 @functools.cache
-def model(seed: int, devices: int) -> Transformer:
+def model(seed: int, mesh: Mesh | None) -> Transformer:
     found = tiny.random_model(seed, CONFIG)
-    mesh = local_mesh(MeshOptions(tensor=devices))
     if mesh is None:
         return found
     shardings = param_shardings(CONFIG, mesh)
@@ -43,7 +46,7 @@ def model(seed: int, devices: int) -> Transformer:
 
 
 @functools.cache
-def lora(devices: int) -> Lora:
+def lora(mesh: Mesh | None) -> Lora:
     rng = np.random.default_rng(0)
     sizes = {"q": 64, "k": 16, "gate": CONFIG.mlp_dim}
 
@@ -54,31 +57,37 @@ def lora(devices: int) -> Lora:
         )
 
     found = Lora(tuple({n: pair(rows) for n, rows in sizes.items()} for _ in range(2)))
-    mesh = local_mesh(MeshOptions(tensor=devices))
     if mesh is None:
         return found
     return jax.device_put(found, lora_shardings(found, CONFIG, mesh))
 
 
-def engine(devices: int) -> Engine:
+def engine(devices: int, placement: str = "colocated", **changes) -> Engine:
+    options = MeshOptions(tensor=devices, placement=placement)
+    meshes = [local_mesh(options, place) for place in range(3)]
     speakers = [
-        tiny.speaker("p", model(0, devices)),
-        tiny.speaker("a", model(1, devices), lora=lora(devices)),
+        tiny.speaker("p", model(0, meshes[0])),
+        tiny.speaker("a", model(1, meshes[1]), lora=lora(meshes[1])),
     ]
-    switcher = Switcher(model(2, devices), speakers[0].vocabulary, 2, SwitcherOptions())
+    switcher = Switcher(
+        model(2, meshes[2]), speakers[0].vocabulary, 2, SwitcherOptions()
+    )
     return Engine(
         speakers,
         switcher,
-        tiny.generation(max_new_tokens=24, batch_size=2, in_flight=2),
+        tiny.generation(**dict(max_new_tokens=24, batch_size=2, in_flight=2) | changes),
     )
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_devices_share_a_pool_and_write_the_same_tokens(devices):
+@pytest.mark.parametrize(
+    ("devices", "placement"),
+    [(2, "colocated"), (8, "colocated"), (1, "disjoint"), (2, "disjoint")],
+)
+def test_devices_share_a_pool_and_write_the_same_tokens(devices, placement):
     """Law 6: greedy tokens, decisions, and their probabilities; candidates, an adapter
-    and the switcher all lie on the mesh."""
+    and the switcher all lie on the mesh, or each on one of its own."""
     expected = engine(1).generate(QUERIES)
-    found = engine(devices).generate(QUERIES)
+    found = engine(devices, placement).generate(QUERIES)
     for alone, shared in zip(expected, found, strict=True):
         assert [s.token_ids for s in shared.segments] == [
             s.token_ids for s in alone.segments
@@ -89,6 +98,34 @@ def test_devices_share_a_pool_and_write_the_same_tokens(devices):
         for one, other in zip(alone.segments, shared.segments, strict=True):
             assert other.probs == pytest.approx(one.probs, abs=1e-5)
     assert {s.speaker for r in expected for s in r.segments} == {"p", "a"}
+
+
+@pytest.mark.parametrize(("placement", "most"), [("colocated", 1), ("disjoint", 2)])
+def test_speakers_with_devices_of_their_own_write_at_the_same_time(
+    placement, most, monkeypatch
+):
+    """Passes of up to four rows, of which there are no more: colocated, one is under
+    way at a time; disjoint, one of each speaker."""
+    made = engine(1, placement, in_flight=4, batch_size=4)
+    made.policy = Random(2)
+    under_way: list[str] = []
+    seen = []
+
+    def write(speaker, *arguments):
+        under_way.append(speaker.name)
+        seen.append(len(under_way))
+        return written(speaker, *arguments)
+
+    def finish(session, done):
+        under_way.remove(done.speaker.name)
+        return finished(session, done)
+
+    written, finished = Speaker.write, Session._finish
+    monkeypatch.setattr(Speaker, "write", write)
+    monkeypatch.setattr(Session, "_finish", finish)
+    responses = made.generate([*QUERIES, "one more"])
+    assert {s.speaker for r in responses for s in r.segments} == {"p", "a"}
+    assert max(seen) == most and not under_way
 
 
 @pytest.mark.parametrize(("devices", "heads"), [(2, 1), (8, 2)])
@@ -108,7 +145,7 @@ def test_a_cache_comes_back_as_it_went_in():
     speaker.catch_up({0: [1, 2, 3]})
     before, sharding = (
         programs.num_compiled(),
-        cache_sharding(model(0, 2).arrays()["layers.0.k"].sharding),
+        cache_sharding(speaker.model.arrays()["layers.0.k"].sharding),
     )
     assert {x.sharding for x in jax.tree.leaves(speaker.cache)} == {sharding}
     speaker.catch_up({1: [4, 5, 6, 7]})
@@ -121,7 +158,17 @@ def test_more_devices_than_there_are_is_one_line():
     with one_line_error("mesh.tensor=0", "1 or more"):
         MeshOptions(tensor=0)
     assert local_mesh(MeshOptions()) is None
-    assert cache_sharding(model(0, 1).arrays()["embed"].sharding) is None
+    assert cache_sharding(model(0, None).arrays()["embed"].sharding) is None
+
+
+def test_too_few_devices_for_a_pool_are_one_line():
+    options = MeshOptions(placement="disjoint", tensor=3)
+    meshes = [local_mesh(options, place) for place in range(2)]
+    assert not {*meshes[0].devices.flat} & {*meshes[1].devices.flat}
+    with one_line_error("'disjoint'", "tensor=3", "9 devices", "8 local", "colocated"):
+        local_mesh(options, 2)
+    with one_line_error("mesh.placement='apart'", "colocated, disjoint"):
+        MeshOptions(placement="apart")
 
 
 @pytest.mark.parametrize("length", [16, 20])
