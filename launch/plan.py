@@ -37,13 +37,16 @@ ONLY = flags.DEFINE_list("only", [], "Beginnings of programs' names.")
 JSON = flags.DEFINE_string("json", None, "A file to write the plan to.")
 
 # The compiler would look for the machine that it runs on; what is planned for is said
-# by the config. A compiled program that only is looked at need not be kept.
+# by the config. It would let one process at a time in, as a chip does; no chip is
+# opened here. A compiled program that only is looked at need not be kept.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
 }
 
 

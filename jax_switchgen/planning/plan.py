@@ -6,6 +6,7 @@ that it made. Times are those figures over the chip's peak rates: no program has
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -260,10 +261,16 @@ def _generation_advice(plan: Plan) -> list[str]:
             f"generation.cache_gib={gib} it does, with {slots}"
         ]
     said = []
+    # Of n speakers one writes at a time: this many requests keep its batch full, and
+    # more of them only wait.
+    useful = (len(pool.candidates) + 1) * pool.generation.batch_size
+    slots = min(slots, useful)
     if slots > pool.slots:
+        gib = math.ceil(10 * slots * pool.slot_bytes / GIB) / 10
         said.append(
-            f"there is room for {slots} requests in flight instead of {pool.slots}: "
-            f"generation.in_flight={slots}, generation.cache_gib={gib}"
+            f"there is room for {slots} requests in flight instead of {pool.slots}, "
+            f"and batches are fuller with them: generation.in_flight={slots}, "
+            f"generation.cache_gib={gib}"
         )
     if pool.slots < pool.generation.batch_size:
         said.append(

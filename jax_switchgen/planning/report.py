@@ -31,7 +31,7 @@ def memory_table(plan: Plan) -> Table:
 
 def phase_table(plan: Plan) -> Table:
     """What each program needs and does, on each chip and in one call."""
-    table = Table(title="Programs, of each of which one chip")
+    table = Table(title="One call of each program, on one chip")
     table.add_column("program, rows x tokens")
     for name in ("arguments", "temporaries", "HBM"):
         table.add_column(f"{name}\nGiB", justify="right")
@@ -52,9 +52,9 @@ def lines(plan: Plan) -> list[str]:
     """What is in no table: rates, and what to change."""
     on = plan.slice
     said = [
-        f"{on.name}: {on.num_chips} chips {on.chip.name}, "
-        f"{on.num_chips // on.chips_per_host} hosts; a pool on {plan.mesh.tensor} chips"
-        f", {on.num_chips // plan.mesh.tensor} pools",
+        f"{on.name} is {_count(on.num_chips, 'chip')} on "
+        f"{_count(on.num_chips // on.chips_per_host, 'host')}; a pool lies on "
+        f"{_count(plan.mesh.tensor, 'chip')}"
     ]
     if plan.generation:
         said.append(
@@ -144,6 +144,10 @@ def _work(plan: Plan, found: Compiled, calls: int) -> list[str]:
         f"{moved / 1e6:,.1f}",
         f"{1e3 * found.seconds(plan.slice.chip) / calls:.2f}",
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 def _gib(size: float) -> str:
