@@ -85,10 +85,14 @@ class Pool:
         return cache_length_for(text + segments * SIGNATURE + QUESTION)
 
     @property
+    def members(self) -> list[tuple[str, ModelConfig]]:
+        """The candidates, and the switcher if there is one."""
+        return [*self.candidates, *([self.switcher] if self.switcher else [])]
+
+    @property
     def models(self) -> dict[str, ModelConfig]:
-        """Checkpoints that are loaded, each once."""
-        switcher = [self.switcher] if self.switcher else []
-        return dict([*self.candidates, *switcher])
+        """Checkpoints, each once."""
+        return dict(self.members)
 
     @property
     def slot_bytes(self) -> int:

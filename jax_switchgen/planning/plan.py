@@ -70,12 +70,24 @@ class Plan:
         return [found for found in self.phases if found.phase.name != TRAIN]
 
     @property
+    def is_disjoint(self) -> bool:
+        return self.mesh.placement == "disjoint"
+
+    @property
+    def resident_bytes(self) -> tuple[int, int]:
+        """Parameters and caches of the chips that hold most of both: of all models, or
+        of one if each lies on chips of its own."""
+        if not self.is_disjoint:
+            return sum(self.params_bytes.values()), sum(self.cache_bytes.values())
+        params = [self.params_bytes[path] for path, _ in self.pool.members]
+        return max(zip(params, self.cache_bytes.values(), strict=True), key=sum)
+
+    @property
     def generation_bytes(self) -> int:
-        """The most that generation and rollouts need at a time: all models and all
-        caches, and one program at work."""
+        """The most that generation and rollouts need at a time: models and caches, and
+        one program at work."""
         working = max((found.working_bytes for found in self.generation), default=0)
-        resident = sum(self.params_bytes.values()) + sum(self.cache_bytes.values())
-        return resident + working
+        return sum(self.resident_bytes) + working
 
     @property
     def generation_fits(self) -> bool:
@@ -105,25 +117,28 @@ class Plan:
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Of one mesh at the chip's peak: full batches that only decode."""
+        """Of one pool at the chip's peak: full batches that only decode."""
         decode = self.called("decode segment")
         if decode is None:
             return None
-        tokens = decode.phase.rows * decode.phase.tokens
+        passes = len(self.pool.candidates) if self.is_disjoint else 1  # at a time
+        tokens = passes * decode.phase.rows * decode.phase.tokens
         return tokens / decode.seconds(self.slice.chip)
 
     @property
     def switching_tokens_per_second(self) -> float | None:
         """Likewise with what switching adds to each segment: the switcher reads it, and
-        so does, sooner or later, every candidate that did not write it."""
+        so does, sooner or later, every candidate that did not write it. Models that lie
+        apart do it at the same time, at best each the same share."""
         parts = [self.called(name) for name in ("decode", "catch-up", "switcher probe")]
         decode, read, probe = parts
         if decode is None or read is None:
             return None
         chip = self.slice.chip
-        seconds = decode.seconds(chip)
-        seconds += (len(self.pool.candidates) - 1) * read.seconds(chip)
-        seconds += probe.seconds(chip) if probe else 0.0
+        n = len(self.pool.candidates)
+        writing = decode.seconds(chip) + (n - 1) * read.seconds(chip)
+        choosing = probe.seconds(chip) if probe else 0.0
+        seconds = max(writing / n, choosing) if self.is_disjoint else writing + choosing
         return decode.phase.rows * decode.phase.tokens / seconds
 
 
@@ -144,10 +159,12 @@ def make_plan(
     Raises:
       ValueError: the pool cannot be split so, or the compiler is not there.
     """
-    if mesh.tensor > on.chips_per_host:
+    places = len(pool.members) if mesh.placement == "disjoint" else 1
+    if places * mesh.tensor > on.chips_per_host:
+        times = f", {places} times (mesh.placement='disjoint')," if places > 1 else ""
         raise ValueError(
-            f"mesh.tensor={mesh.tensor} is more than the {on.chips_per_host} chips of "
-            f"one host of {on.name}; a pool generates on the chips of one host"
+            f"mesh.tensor={mesh.tensor}{times} is more than the {on.chips_per_host} "
+            f"chips of one host of {on.name}; a pool generates on the chips of one host"
         )
     devices = on.devices()
     generating = tensor_mesh(devices[: mesh.tensor])
@@ -243,7 +260,7 @@ def advice_for(plan: Plan, training: Training | None) -> list[str]:
 def _generation_advice(plan: Plan) -> list[str]:
     if not plan.generation:
         return []
-    caches, pool = sum(plan.cache_bytes.values()), plan.pool
+    (_, caches), pool = plan.resident_bytes, plan.pool
     room = plan.hbm_bytes - (plan.generation_bytes - caches)
     if room <= 0:
         return [

@@ -11,7 +11,9 @@ from jax_switchgen.planning.plan import Plan
 
 def memory_table(plan: Plan) -> Table:
     """What lies on each chip while a pool generates."""
-    table = Table(title=f"Memory of one chip: {plan.hbm_bytes / GIB:.2f} GiB")
+    apart = ", of which each holds one model" if plan.is_disjoint else ""
+    title = f"Memory of one chip: {plan.hbm_bytes / GIB:.2f} GiB{apart}"
+    table = Table(title=title)
     table.add_column("")
     table.add_column("GiB", justify="right")
     for path, size in plan.params_bytes.items():
@@ -53,8 +55,9 @@ def lines(plan: Plan) -> list[str]:
     on = plan.slice
     said = [
         f"{on.name} is {_count(on.num_chips, 'chip')} on "
-        f"{_count(on.num_chips // on.chips_per_host, 'host')}; a pool lies on "
-        f"{_count(plan.mesh.tensor, 'chip')}"
+        f"{_count(on.num_chips // on.chips_per_host, 'host')}; "
+        + ("each model of a pool" if plan.is_disjoint else "a pool")
+        + f" lies on {_count(plan.mesh.tensor, 'chip')}"
     ]
     if plan.generation:
         said.append(
@@ -78,6 +81,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "slice": plan.slice.name,
         "chips": plan.slice.num_chips,
         "tensor": plan.mesh.tensor,
+        "placement": plan.mesh.placement,
         "hbm_bytes": plan.hbm_bytes,
         "fits": plan.fits,
         "params_bytes": plan.params_bytes,

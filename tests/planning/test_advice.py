@@ -9,9 +9,10 @@ from jax_switchgen.models.sharding import MeshOptions, tensor_mesh
 from jax_switchgen.planning.chips import GIB, slice_called
 from jax_switchgen.planning.compiled import Compiled
 from jax_switchgen.planning.phases import Pool, generation_phases
-from jax_switchgen.planning.plan import Plan, advice_for
+from jax_switchgen.planning.plan import Plan, advice_for, make_plan
 from jax_switchgen.planning.report import lines
 from tests import tiny
+from tests.hf_models import one_line_error
 
 
 def plan(**changes) -> Plan:
@@ -65,3 +66,20 @@ def test_a_batch_that_is_never_full_is_named():
 def test_the_first_line_counts_chips_and_hosts(name, said):
     found = dataclasses.replace(plan(), slice=slice_called(name), phases=[])
     assert lines(found)[0] == f"{name} is {said}"
+
+
+def test_models_that_lie_apart_share_no_chip():
+    """A chip then holds one model and its cache, here the larger one's; and a pool
+    whose models need more chips than a host has is refused."""
+    together = plan()
+    sizes = {"p": 5 * GIB, "f": 6 * GIB, "a": 4 * GIB}
+    caches = {f"candidate {i}": GIB * (i + 1) for i in range(3)}
+    together = dataclasses.replace(together, params_bytes=sizes, cache_bytes=caches)
+    assert together.generation_bytes == 21 * GIB and not together.fits
+    mesh = MeshOptions(placement="disjoint")
+    apart = dataclasses.replace(together, mesh=mesh)
+    assert apart.generation_bytes == 8 * GIB and apart.fits
+    assert "each model of a pool lies on 1 chip" in lines(apart)[0]
+    with one_line_error("mesh.tensor=2, 3 times", "'disjoint'", "4 chips of one host"):
+        two = MeshOptions(placement="disjoint", tensor=2)
+        make_plan(slice_called("v4-8"), two, apart.pool, None)
