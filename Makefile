@@ -32,7 +32,7 @@ bench: .venv/test.stamp
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
-.venv/test.stamp: .venv/demo.stamp requirements-test.txt
+.venv/test.stamp: .venv/demo.stamp requirements-test.txt requirements-plan.txt
 	$(BIN)/pip install --quiet -r requirements-test.txt
 	touch $@
 

@@ -68,6 +68,9 @@ def pool(
             last=placeholder(str),
         )
     )
+    config.mesh = ConfigDict(
+        dict(slice=placeholder(str), tensor=1, placement="colocated")
+    )
     config.generation = ConfigDict(
         dict(
             segment_length=50,

@@ -74,6 +74,7 @@ def collect(config: dict[str, Any], shard: "Shard") -> int:
     from jax_switchgen.generation.display import Notes
     from jax_switchgen.generation.profiling import ProfileWindow
     from jax_switchgen.generation.rewards import load_reward_model
+    from jax_switchgen.models.sharding import local_mesh
     from jax_switchgen.policies.build import PolicyOptions, build_engine
     from jax_switchgen.rollouts import collection as collecting
     from jax_switchgen.rollouts.pool import pool_of
@@ -102,7 +103,10 @@ def collect(config: dict[str, Any], shard: "Shard") -> int:
         engine = build_engine(**config, progress=notes.progress)
         judge = collecting.make_judge(
             lambda: load_reward_model(
-                options.reward_model, dtype=config["dtype"], progress=notes.progress
+                options.reward_model,
+                dtype=config["dtype"],
+                mesh=local_mesh(config["mesh"]),
+                progress=notes.progress,
             )
         )
         with ProfileWindow(profile, notes.line) as window:

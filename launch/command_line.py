@@ -127,6 +127,7 @@ def read_pool(config: ConfigDict, **further: Any) -> dict[str, Any]:
     """The sections that `build_engine` takes, by its names, and `further` ones."""
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.generation.options import GenerationOptions
+    from jax_switchgen.models.sharding import MeshOptions
     from jax_switchgen.policies import build
 
     return read_config(
@@ -135,6 +136,7 @@ def read_pool(config: ConfigDict, **further: Any) -> dict[str, Any]:
         switcher=build.SwitcherSource,
         policy=build.PolicyOptions,
         generation=GenerationOptions,
+        mesh=MeshOptions,
         dtype=str,
         **further,
     )

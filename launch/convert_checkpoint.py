@@ -19,6 +19,7 @@ An adapter written again, checked against its base, in another dtype:
 The output must not exist yet, and appears only when it is complete.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def main() -> int:
         required(ADAPTER)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: exists already; delete it or name another folder")
+    # Nothing is computed, and not every model fits on one accelerator.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.checkpoints import hf, hf_config, peft, store
     from jax_switchgen.checkpoints.resolve import resolve_checkpoint

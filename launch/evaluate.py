@@ -66,6 +66,7 @@ def main() -> int:
     from jax_switchgen.generation.display import Notes
     from jax_switchgen.generation.profiling import ProfileOptions, ProfileWindow
     from jax_switchgen.generation.rewards import load_reward_model
+    from jax_switchgen.models.sharding import local_mesh
     from jax_switchgen.policies.build import build_engine
 
     config = read_pool(
@@ -81,6 +82,7 @@ def main() -> int:
     settings = as_json(config)
     for name in ("batch_size", "in_flight", "cache_gib", "seed"):
         del settings["generation"][name]
+    del settings["mesh"]
     tasks, problems = options.load()
     with Notes() as notes, ProfileWindow(profile, notes.line, "answers") as window:
         for problem in problems:
@@ -93,7 +95,10 @@ def main() -> int:
             settings=settings,
             load_engine=lambda: build_engine(**config, progress=notes.progress),
             load_reward_model=lambda: load_reward_model(
-                options.reward_model, dtype=config["dtype"], progress=notes.progress
+                options.reward_model,
+                dtype=config["dtype"],
+                mesh=local_mesh(config["mesh"]),
+                progress=notes.progress,
             ),
             progress=notes.progress,
         )

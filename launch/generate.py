@@ -24,6 +24,7 @@ Sections of a config (the comments are in configs/, and in the dataclasses named
   switcher      the model that chooses     policies/build.py   SwitcherSource
   policy        who chooses, and when      policies/build.py   PolicyOptions
   generation    segments, sampling, seed   generation/options.py
+  mesh          devices for each model     models/sharding.py  MeshOptions
   dtype         float32 or bfloat16
   profile       when to trace              generation/profiling.py ProfileOptions
 Pools: configs/demo.py, tulu3_8b.py, qwen2_5_7b.py, olmo2_7b.py. Variants are written

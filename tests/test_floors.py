@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jax_switchgen"
 FLOORS = [
+    {"planning"},
     {"training", "evaluation"},
     {"rollouts", "policies"},
     {"generation"},

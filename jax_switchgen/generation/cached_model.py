@@ -18,6 +18,7 @@ from jax_switchgen.decoding import programs
 from jax_switchgen.decoding.sampling import Sampling
 from jax_switchgen.models.cache import Cache, empty_cache
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.sharding import cache_sharding
 from jax_switchgen.models.transformer import Transformer
 
 # Documents are read in larger chunks: matmuls of 24 rows run at half the rate of 128,
@@ -109,10 +110,19 @@ class CachedModel:
         assert self._cache is not None, "open() allocates the cache"
         return self._cache
 
+    @property
+    def devices(self) -> frozenset[jax.Device]:
+        """Where the model lies; two models of the same devices take turns."""
+        return frozenset(self.model.arrays()["layers.0.k"].devices())
+
     def open(self, num_slots: int, length: int, buckets: Buckets) -> None:
-        """Allocates a cache of `num_slots` x `length` positions."""
+        """Allocates a cache of `num_slots` x `length` positions, beside the model."""
         self._cache = empty_cache(
-            self.model.config, num_slots, cache_length_for(length), self.model.dtype
+            self.model.config,
+            num_slots,
+            cache_length_for(length),
+            self.model.dtype,
+            cache_sharding(self.model.arrays()["layers.0.k"].sharding),
         )
         self._buckets = buckets
         self.held = [[] for _ in range(num_slots)]

@@ -27,10 +27,16 @@ from jax_switchgen.generation.storage import job_path
 from jax_switchgen.generation.trace import CUE, Request
 from jax_switchgen.models.cache import slot_bytes
 
-# Fields of the `generation` section that change no token, so that a job may go on with
-# other values: decision 7, randomness belongs to the request.
+# Fields that change no token but by rounding, so that a job may go on with other
+# values: decision 7, randomness belongs to the request.
 SCHEDULING = frozenset(
-    ("config", "generation", name) for name in ("batch_size", "in_flight", "cache_gib")
+    (
+        *(
+            ("config", "generation", n)
+            for n in ("batch_size", "in_flight", "cache_gib")
+        ),
+        ("config", "mesh"),
+    )
 )
 
 

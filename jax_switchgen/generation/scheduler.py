@@ -7,7 +7,7 @@ first and passes are filled before they start, as long as anything else can be d
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -46,12 +46,13 @@ class Scheduler(Generic[Item]):
         """The item waits for this speaker from now on."""
         self._waiting[speaker].append(item)
 
-    def has_full_pass(self) -> bool:
-        return any(len(rows) >= self._batch_size for rows in self._waiting)
+    def has_full_pass(self, speakers: Sequence[int]) -> bool:
+        return any(len(self._waiting[s]) >= self._batch_size for s in speakers)
 
-    def next_pass(self) -> tuple[int, list[Item]] | None:
-        """The speaker with most waiting rows and its longest waiting ones, or None."""
-        speaker = max(range(len(self._waiting)), key=lambda s: len(self._waiting[s]))
+    def next_pass(self, speakers: Sequence[int]) -> tuple[int, list[Item]] | None:
+        """Which of the speakers has most waiting rows, and its longest waiting ones; or
+        None."""
+        speaker = max(speakers, key=lambda s: len(self._waiting[s]))
         rows = self._waiting[speaker]
         if not rows:
             return None

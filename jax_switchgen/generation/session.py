@@ -11,6 +11,7 @@ them gets its next segment:
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -81,7 +82,8 @@ class Session:
         self._scheduler: Scheduler[Draft] = Scheduler(
             num_slots, len(speakers), options.batch_size
         )
-        self._pending: _Pass | None = None
+        self._places = _by_devices(speakers)
+        self._pending: deque[_Pass] = deque()  # the oldest first
         buckets = Buckets(
             batch_buckets(options.batch_size), chunk_for(options.segment_length)
         )
@@ -105,7 +107,7 @@ class Session:
     @property
     def is_busy(self) -> bool:
         """Whether `turn` has something to do, or tokens to bring."""
-        return self._pending is not None or not self._scheduler.is_idle
+        return bool(self._pending) or not self._scheduler.is_idle
 
     def admit(self, request: Request) -> Draft:
         """A new draft, with nothing written yet; takes a slot."""
@@ -158,7 +160,7 @@ class Session:
         self._scheduler.release_slot(draft.slot)
 
     def turn(self) -> list[tuple[Draft, str | None]]:
-        """Decides, starts a pass, and brings the rows of the pass before it.
+        """Decides, starts passes, and brings the rows of the oldest one.
 
         Returns:
           Drafts that have a new segment, each with its finish reason, or None if the
@@ -166,14 +168,24 @@ class Session:
           its slot.
         """
         self._decide()
-        # The next pass starts before the last one's tokens are fetched, unless those
-        # rows could fill it up.
-        work = None
-        if self._pending is None or self._scheduler.has_full_pass():
-            work = self._scheduler.next_pass()
-        started = self._start(*work) if work else None
-        done, self._pending = self._pending, started
-        return self._finish(done) if done is not None else []
+        for speakers in self._places:
+            self._occupy(speakers)
+        # The oldest, even if another has ended: the order of passes is then the same on
+        # every run, and rounding with it.
+        return self._finish(self._pending.popleft()) if self._pending else []
+
+    def _occupy(self, speakers: Sequence[int]) -> None:
+        """Gives the devices of these speakers a pass, and one more to go on with when
+        it is full: rows of the first could fill it up otherwise."""
+        started = sum(each.index in speakers for each in self._pending)
+        while started == 0 or (
+            started == 1 and self._scheduler.has_full_pass(speakers)
+        ):
+            work = self._scheduler.next_pass(speakers)
+            if work is None:
+                return
+            self._pending.append(self._start(*work))
+            started += 1
 
     def _take_slot(self) -> int:
         slot = self._scheduler.take_slot()
@@ -259,3 +271,11 @@ class Session:
         start = time.perf_counter()
         yield
         self._seconds[name] += time.perf_counter() - start
+
+
+def _by_devices(speakers: Sequence[Speaker]) -> list[list[int]]:
+    """Indices of the speakers, those together that lie on the same devices."""
+    found: dict[frozenset[jax.Device], list[int]] = {}
+    for index, speaker in enumerate(speakers):
+        found.setdefault(speaker.devices, []).append(index)
+    return list(found.values())

@@ -8,6 +8,7 @@ overwritten later.
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import NamedSharding
 
 from jax_switchgen.models.attention import KeysValues
 from jax_switchgen.models.config import ModelConfig
@@ -43,8 +44,9 @@ class Cache:
         A slot number beyond the last reads some valid slot: padding rows are masked.
         """
 
-        def rows(x: jax.Array) -> jax.Array:
-            return x[:, :, :window].at[slots_B].get(mode="clip")
+        def rows(x_BKSH: jax.Array) -> jax.Array:
+            # In one step: TPU programs otherwise first copy the window of all slots.
+            return x_BKSH.at[slots_B, :, :window].get(mode="clip")
 
         return [(rows(k), rows(v)) for k, v in self.layers]
 
@@ -57,22 +59,14 @@ class Cache:
     ) -> "Cache":
         """Commits the first `count_B` entries of recent buffers at `start_B`.
 
-        Rows whose slot is no slot (padding) write nothing. A scatter, because a
-        dynamic update slice clamps at the end and would overwrite older entries.
+        Rows whose slot is no slot (padding) write nothing.
         """
-        T = recent[0][0].shape[2]
-        index_T = jnp.arange(T, dtype=jnp.int32)
-        valid_BT = index_T[None] < count_B[:, None]
-        # Invalid entries go to distinct places past the end, where they are dropped.
-        position_BT = jnp.where(
-            valid_BT, start_B[:, None] + index_T[None], self.length + index_T[None]
-        )
 
         def put(x_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
-            return x_BKSH.at[slots_B[:, None], :, position_BT].set(
-                new_BKTH.swapaxes(1, 2).astype(x_BKSH.dtype),
-                mode="drop",
-                unique_indices=True,
+            return jax.lax.platform_dependent(
+                *(x_BKSH, new_BKTH.astype(x_BKSH.dtype), slots_B, start_B, count_B),
+                tpu=_put_row_by_row,
+                default=_scatter_rows,
             )
 
         return Cache(
@@ -83,17 +77,78 @@ class Cache:
         )
 
 
-def empty_cache(
-    config: ModelConfig, slots: int, length: int, dtype: jnp.dtype
-) -> Cache:
-    """A zeroed cache of `slots` x `length` positions."""
-    shape = (slots, config.num_kv_heads, length, config.head_dim)
-    return Cache(
-        tuple(
-            (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-            for _ in range(config.num_layers)
-        )
+def _scatter_rows(
+    x_BKSH: jax.Array,
+    new_BKTH: jax.Array,
+    slots_B: jax.Array,
+    start_B: jax.Array,
+    count_B: jax.Array,
+) -> jax.Array:
+    """The cache with the new entries, all rows at once."""
+    T, length = new_BKTH.shape[2], x_BKSH.shape[2]
+    index_T = jnp.arange(T, dtype=jnp.int32)
+    valid_BT = index_T[None] < count_B[:, None]
+    # Invalid entries go to distinct places past the end, where they are dropped.
+    position_BT = jnp.where(
+        valid_BT, start_B[:, None] + index_T[None], length + index_T[None]
     )
+    return x_BKSH.at[slots_B[:, None], :, position_BT].set(
+        new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True
+    )
+
+
+def _put_row_by_row(
+    x_BKSH: jax.Array,
+    new_BKTH: jax.Array,
+    slots_B: jax.Array,
+    start_B: jax.Array,
+    count_B: jax.Array,
+) -> jax.Array:
+    """The same, for TPU: a scatter would have the whole cache copied to another layout
+    and back, 5 of the 12 GB that a catch-up call of 8B moved on each of 4 chips.
+
+    A slice that would reach past the end is moved back to it, and the entries in it
+    forward: with 10 positions, 3 entries at 8 of which 2 are valid
+
+        In:  … o7 o8 o9   and   n0 n1 --      Out:  … o7 n0 n1
+    """
+    slots, K, length, H = x_BKSH.shape
+    T = new_BKTH.shape[2]
+    index_T = jnp.arange(T, dtype=jnp.int32)
+
+    def put(row: jax.Array, x_BKSH: jax.Array) -> jax.Array:
+        slot = jnp.minimum(slots_B[row], slots - 1)
+        at = jnp.minimum(start_B[row], length - T)
+        moved = start_B[row] - at
+        old_1KTH = jax.lax.dynamic_slice(x_BKSH, (slot, 0, at, 0), (1, K, T, H))
+        new_1KTH = jax.lax.dynamic_slice_in_dim(new_BKTH, row, 1)
+        new_1KTH = jnp.roll(new_1KTH, moved, axis=2)
+        valid_T = (index_T >= moved) & (index_T < moved + count_B[row])
+        valid_T &= slots_B[row] < slots
+        kept_1KTH = jnp.where(valid_T[None, None, :, None], new_1KTH, old_1KTH)
+        return jax.lax.dynamic_update_slice(x_BKSH, kept_1KTH, (slot, 0, at, 0))
+
+    return jax.lax.fori_loop(0, slots_B.shape[0], put, x_BKSH)
+
+
+def empty_cache(
+    config: ModelConfig,
+    slots: int,
+    length: int,
+    dtype: jnp.dtype,
+    sharding: NamedSharding | None = None,
+) -> Cache:
+    """A zeroed cache of `slots` x `length` positions.
+
+    Args:
+      sharding: of k_BKSH and v_BKSH; None: the default device.
+    """
+    shape = (slots, config.num_kv_heads, length, config.head_dim)
+
+    def zeros() -> jax.Array:
+        return jnp.zeros(shape, dtype, device=sharding)
+
+    return Cache(tuple((zeros(), zeros()) for _ in range(config.num_layers)))
 
 
 def slot_bytes(config: ModelConfig, length: int, dtype: jnp.dtype) -> int:

@@ -4,11 +4,16 @@ The default is tensor parallelism (Shoeybi et al. 2019, arXiv 1909.08053): heads
 MLP's inner dimension are split, each block's two outputs are summed over "tensor".
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.lora import Lora
 from jax_switchgen.models.transformer import model_specs
 
 Rules = Mapping[str, str | None]  # logical axis -> mesh axis, or None: replicated
@@ -30,6 +35,77 @@ _REMEDIES = {
     "vocab": "pad the vocabulary when loading (vocab_size=…)",
     "batch": "choose another batch size",
 }
+
+
+PLACEMENTS = ("colocated", "disjoint")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """Where models that generate lie; the `mesh` section of a config.
+
+    A process uses its own devices alone: several processes share a job's inputs, and no
+    model.
+
+    Attributes:
+      slice: the TPU slice that the config is made for, as "v4-8", which is what
+        `launch/plan.py` plans for; None: whatever there is.
+      tensor: devices over which heads, MLP and vocabulary of each model are split.
+      placement: "colocated": all models lie on the same devices and take turns;
+        "disjoint": each candidate and the switcher lies on devices of its own, and all
+        work at the same time on the rows that wait for them.
+    """
+
+    slice: str | None = None
+    tensor: int = 1
+    placement: str = "colocated"
+
+    def __post_init__(self) -> None:
+        if self.tensor < 1:
+            raise ValueError(f"mesh.tensor={self.tensor} must be 1 or more")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(
+                f"mesh.placement={self.placement!r} is not one of "
+                f"{', '.join(PLACEMENTS)}"
+            )
+
+
+def local_mesh(options: MeshOptions, place: int = 0) -> Mesh | None:
+    """The mesh of a pool's model among this process's devices.
+
+    Args:
+      place: of the model in its pool, the candidates first and then the switcher.
+    Returns:
+      None where all models lie on a single device.
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    is_disjoint = options.placement == "disjoint"
+    if options.tensor == 1 and not is_disjoint:
+        return None
+    devices = jax.local_devices()
+    first = place * options.tensor if is_disjoint else 0
+    if first + options.tensor > len(devices):
+        made_for = f" (the config is for {options.slice})" if options.slice else ""
+        there_are = f"the {len(devices)} local {devices[0].platform} devices{made_for}"
+        if first:
+            raise ValueError(
+                f"mesh.placement='disjoint' with mesh.tensor={options.tensor} needs "
+                f"{first + options.tensor} devices or more, which is more than "
+                f"{there_are}; lower --config.mesh.tensor, or set "
+                "--config.mesh.placement=colocated"
+            )
+        raise ValueError(
+            f"mesh.tensor={options.tensor} is more than {there_are}; set "
+            f"--config.mesh.tensor to {len(devices)} or less"
+        )
+    return tensor_mesh(devices[first : first + options.tensor])
+
+
+def tensor_mesh(devices: Sequence[Any]) -> Mesh:
+    """Devices that share each model, as the rules name them."""
+    axes, kinds = ("data", "tensor"), (AxisType.Auto,) * 2
+    return Mesh(np.array(devices).reshape(1, -1), axes, axis_types=kinds)
 
 
 def param_shardings(
@@ -60,6 +136,40 @@ def param_shardings(
         path: axes_sharding(spec.axes, counts, mesh, rules)
         for path, spec in model_specs(config).items()
     }
+
+
+def lora_shardings(
+    lora: Lora, config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULES
+) -> Lora:
+    """The sharding of each factor: A lies by its inputs and B by its outputs as the
+    matrix does that they are added to."""
+    axes = {p: s.spec for p, s in param_shardings(config, mesh, rules).items()}
+    layers: list[Any] = []
+    for i, pairs in enumerate(lora.layers):
+        found = {}
+        for name, pair in pairs.items():
+            out_axis, in_axis = axes[f"layers.{i}.{name}"]
+            a_RI: Any = named(mesh, None, in_axis)
+            b_OR: Any = named(mesh, out_axis, None)
+            found[name] = dataclasses.replace(pair, a_RI=a_RI, b_OR=b_OR)
+        layers.append(found)
+    return Lora(tuple(layers))
+
+
+def cache_sharding(of_k: Sharding) -> NamedSharding | None:
+    """Where the keys and values k_BKSH lie: split by heads as the matrix that makes
+    them; None if the model lies on one device."""
+    if not isinstance(of_k, NamedSharding):
+        return None
+    return named(of_k.mesh, None, of_k.spec[0] if of_k.spec else None)
+
+
+def named(mesh: Any, *axes: str | None) -> NamedSharding:
+    """As a program returns it: another name for the same sharding compiles again."""
+    names = [None if axis is None or mesh.shape[axis] == 1 else axis for axis in axes]
+    while names and names[-1] is None:
+        names.pop()
+    return NamedSharding(mesh, PartitionSpec(*names))
 
 
 def axes_sharding(
@@ -114,7 +224,9 @@ def _mesh_axis(
     if axis == "kv_heads":
         return None
     remedy = _REMEDIES.get(axis, f"map {axis!r} to None in the sharding rules")
+    fitting = [str(n) for n in range(1, size) if counts[axis] % n == 0]
     raise ValueError(
         f"axis {axis!r} of size {counts[axis]} does not divide over mesh axis "
-        f"{mesh_axis!r} of size {size}; {remedy}, or change the mesh"
+        f"{mesh_axis!r} of size {size}; make {mesh_axis!r} {' or '.join(fitting)}, or "
+        f"{remedy}"
     )

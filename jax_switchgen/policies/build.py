@@ -1,9 +1,10 @@
 """From the sections of a config to an engine that is ready to generate."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -20,6 +21,7 @@ from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import CUE
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.sharding import MeshOptions, local_mesh, lora_shardings
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.simple import Fixed, ForcedEnds, Random, Schedule
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
@@ -87,7 +89,8 @@ class Checkpoints:
     """Loads each checkpoint once, siblings padded to one shape.
 
     Siblings are checkpoints of one architecture whose vocabularies differ in padding
-    or added tokens; at one shape, one compiled program serves them all.
+    or added tokens; at one shape, one compiled program serves them all. On a mesh the
+    shape also divides over the devices. Places are those of `local_mesh`.
     """
 
     def __init__(
@@ -95,28 +98,31 @@ class Checkpoints:
         paths: Sequence[str],
         *,
         dtype: str,
-        mesh: Mesh | None = None,
+        mesh: MeshOptions,
         progress: Progress = lambda line: None,
     ):
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
         self._dtype = jnp.dtype(dtype)
-        self._mesh = mesh
+        # All of them at once: too few devices are noticed before anything is read.
+        self._meshes = [local_mesh(mesh, place) for place in range(len(paths))]
         self._progress = progress
         self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
-        self._configs = {p: read_config(f) for p, f in self._folders.items()}
-        self._models: dict[Path, Transformer] = {}
+        self._configs = with_shared_shapes(
+            {p: read_config(f) for p, f in self._folders.items()}, mesh.tensor
+        )
+        self._models: dict[tuple[Path, Mesh | None], Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}
 
     def folder(self, path: str) -> Path:
         return self._folders[path]
 
-    def model(self, path: str) -> Transformer:
-        folder = self._folders[path]
-        if folder not in self._models:
+    def model(self, path: str, place: int) -> Transformer:
+        key = self._folders[path], self._meshes[place]
+        if key not in self._models:
             self._progress(f"loading {path}")
-            self._models[folder] = self._load(folder, self._configs[path])
-        return self._models[folder]
+            self._models[key] = self._load(*key, self._configs[path])
+        return self._models[key]
 
     def vocabulary(self, path: str) -> Vocabulary:
         folder = self._folders[path]
@@ -124,28 +130,42 @@ class Checkpoints:
             self._vocabularies[folder] = Vocabulary(load_tokenizer(folder))
         return self._vocabularies[folder]
 
-    def lora(self, adapter: str | None, path: str) -> Lora | None:
+    def lora(self, adapter: str | None, path: str, place: int) -> Lora | None:
         if adapter is None:
             return None
         folder = resolve_checkpoint(adapter, self._progress)
-        return load_lora(folder, self._configs[path], self._dtype)
+        config = self._configs[path]
+        lora = load_lora(folder, config, self._dtype)
+        mesh = self._meshes[place]
+        if mesh is None:
+            return lora
+        return jax.device_put(lora, lora_shardings(lora, config, mesh))
 
-    def _load(self, folder: Path, config: ModelConfig) -> Transformer:
+    def _load(
+        self, folder: Path, mesh: Mesh | None, config: ModelConfig
+    ) -> Transformer:
         if is_store(folder):
-            return restore_transformer(folder, dtype=self._dtype, mesh=self._mesh)
+            return restore_transformer(folder, dtype=self._dtype, mesh=mesh)
         return load_transformer(
-            folder,
-            dtype=self._dtype,
-            vocab_size=self._shared_vocab_size(config),
-            mesh=self._mesh,
+            folder, dtype=self._dtype, vocab_size=config.vocab_size, mesh=mesh
         )
 
-    def _shared_vocab_size(self, config: ModelConfig) -> int:
-        def shape(c: ModelConfig) -> ModelConfig:
-            return dataclasses.replace(c, vocab_size=0)
 
-        siblings = (c for c in self._configs.values() if shape(c) == shape(config))
-        return max(c.vocab_size for c in siblings)
+def with_shared_shapes(
+    configs: Mapping[str, ModelConfig], parts: int
+) -> dict[str, ModelConfig]:
+    """Architectures as they are loaded: siblings with one vocabulary size, the least
+    that holds all of theirs and divides into so many equal parts."""
+
+    def shape(c: ModelConfig) -> ModelConfig:
+        return dataclasses.replace(c, vocab_size=0)
+
+    def shared(config: ModelConfig) -> ModelConfig:
+        siblings = (c for c in configs.values() if shape(c) == shape(config))
+        size = max(c.vocab_size for c in siblings)
+        return dataclasses.replace(config, vocab_size=-(-size // parts) * parts)
+
+    return {path: shared(config) for path, config in configs.items()}
 
 
 def build_engine(
@@ -155,10 +175,10 @@ def build_engine(
     generation: GenerationOptions,
     *,
     dtype: str,
-    mesh: Mesh | None = None,
+    mesh: MeshOptions | None = None,
     progress: Progress = lambda line: None,
 ) -> Engine:
-    """Loads the pool, and the switcher if the policy is one.
+    """Loads the pool, and the switcher if the policy is one, onto its devices.
 
     Raises:
       ValueError: one line that names what is wrong and what to do.
@@ -168,19 +188,21 @@ def build_engine(
     _check_policy(policy, names)
     with_switcher = policy.name == "switcher"
     paths = [c.path for c in candidates] + [switcher.path] * with_switcher
-    checkpoints = Checkpoints(paths, dtype=dtype, mesh=mesh, progress=progress)
+    checkpoints = Checkpoints(
+        paths, dtype=dtype, mesh=mesh or MeshOptions(), progress=progress
+    )
     speakers = []
-    for candidate in candidates:
+    for place, candidate in enumerate(candidates):
         vocabulary = checkpoints.vocabulary(candidate.path)
         folder = checkpoints.folder(candidate.path)
         speakers.append(
             Speaker(
                 candidate.name,
-                checkpoints.model(candidate.path),
+                checkpoints.model(candidate.path, place),
                 vocabulary,
                 prompt_format=candidate.prompt_format,
                 stop_ids=stop_ids(folder, vocabulary.tokenizer),
-                lora=checkpoints.lora(candidate.adapter, candidate.path),
+                lora=checkpoints.lora(candidate.adapter, candidate.path, place),
             )
         )
     return Engine(
@@ -237,11 +259,11 @@ def _make_policy(
     policy: Policy
     if options.name == "switcher":
         policy = Switcher(
-            checkpoints.model(switcher.path),
+            checkpoints.model(switcher.path, n),
             checkpoints.vocabulary(switcher.path),
             n,
             switcher.options,
-            lora=checkpoints.lora(switcher.adapter, switcher.path),
+            lora=checkpoints.lora(switcher.adapter, switcher.path, n),
         )
     elif options.name == "fixed":
         assert options.speaker is not None

@@ -5,7 +5,6 @@ parameter by width, "tensor" splits heads, MLP and vocabulary. With one device a
 of size 1. Nothing here moves data in a step: GSPMD inserts the collectives.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,7 +13,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
-from jax_switchgen.models.sharding import TRAINING_RULES, param_shardings
+from jax_switchgen.models.sharding import (
+    TRAINING_RULES,
+    lora_shardings,
+    named,
+    param_shardings,
+)
 from jax_switchgen.models.transformer import Transformer
 
 EXAMPLES = ("data", "fsdp")  # the axes over which rows of a batch are split
@@ -34,6 +38,13 @@ def make_mesh(fsdp: int, tensor: int, part_size: int) -> Mesh:
       ValueError: the devices, or the rows, cannot be split so.
     """
     devices = jax.device_count()
+    check_split(devices, fsdp, tensor, part_size)
+    shape = (devices // (fsdp * tensor), fsdp, tensor)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_split(devices: int, fsdp: int, tensor: int, part_size: int) -> None:
+    """Raises ValueError if so many devices, or the rows, cannot be split so."""
     if devices % (fsdp * tensor):
         raise ValueError(
             f"training.fsdp={fsdp} times training.tensor={tensor} does not divide the "
@@ -45,8 +56,6 @@ def make_mesh(fsdp: int, tensor: int, part_size: int) -> Mesh:
             f"{part_size} examples at once (training.batch_size / accumulation) do not "
             f"divide over {copies} devices; choose a multiple, or raise training.tensor"
         )
-    shape = (devices // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,22 +68,10 @@ def params_shardings(params: Params, config: ModelConfig, mesh: Any) -> Any:
     The factors of an adapter are split as the matrix that they are added to: A by its
     inputs, B by its outputs.
     """
-    axes = {
-        path: sharding.spec
-        for path, sharding in param_shardings(config, mesh, TRAINING_RULES).items()
-    }
-    if isinstance(params, dict):
-        return {path: _sharding(mesh, *axes[path]) for path in params}
-    layers: list[Any] = []
-    for i, pairs in enumerate(params.layers):
-        found = {}
-        for name, pair in pairs.items():
-            out_axis, in_axis = axes[f"layers.{i}.{name}"]
-            a_RI: Any = _sharding(mesh, None, in_axis)
-            b_OR: Any = _sharding(mesh, out_axis, None)
-            found[name] = dataclasses.replace(pair, a_RI=a_RI, b_OR=b_OR)
-        layers.append(found)
-    return Lora(tuple(layers))
+    if isinstance(params, Lora):
+        return lora_shardings(params, config, mesh, TRAINING_RULES)
+    found = param_shardings(config, mesh, TRAINING_RULES)
+    return {path: named(mesh, *found[path].spec) for path in params}
 
 
 def like_params(tree: Any, params: Params, config: ModelConfig, mesh: Any) -> Any:
@@ -157,14 +154,6 @@ def zeros(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda x, s: jnp.zeros(x.shape, x.dtype, device=s), tree, shardings
     )
-
-
-def _sharding(mesh: Any, *axes: str | None) -> NamedSharding:
-    """As a program returns it: another name for the same sharding compiles again."""
-    named = [None if axis is None or mesh.shape[axis] == 1 else axis for axis in axes]
-    while named and named[-1] is None:
-        named.pop()
-    return NamedSharding(mesh, PartitionSpec(*named))
 
 
 def _mesh() -> Any:

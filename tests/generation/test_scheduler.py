@@ -15,12 +15,13 @@ def test_the_longest_queue_goes_first_and_oldest_rows_lead():
     scheduler: Scheduler[str] = Scheduler(num_slots=8, num_speakers=3, batch_size=2)
     for speaker, item in [(0, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")]:
         scheduler.decided(speaker, item)
-    assert scheduler.has_full_pass()
-    assert scheduler.next_pass() == (1, ["b", "c"])
-    assert not scheduler.has_full_pass()
-    passes = [scheduler.next_pass() for _ in range(3)]
-    assert sorted(p for p in passes if p) == [(0, ["a"]), (1, ["e"]), (2, ["d"])]
-    assert scheduler.next_pass() is None
+    assert scheduler.has_full_pass([0, 1, 2]) and not scheduler.has_full_pass([0, 2])
+    assert scheduler.next_pass([2]) == (2, ["d"])
+    assert scheduler.next_pass([0, 1, 2]) == (1, ["b", "c"])
+    assert not scheduler.has_full_pass([0, 1, 2])
+    passes = [scheduler.next_pass([0, 1, 2]) for _ in range(2)]
+    assert sorted(p for p in passes if p) == [(0, ["a"]), (1, ["e"])]
+    assert scheduler.next_pass([0, 1, 2]) is None
     assert scheduler.is_idle
 
 
@@ -33,7 +34,7 @@ def test_every_row_is_passed_once(speakers, batch_size):
     for item, speaker in enumerate(speakers):
         scheduler.decided(speaker, item)
     seen = []
-    while work := scheduler.next_pass():
+    while work := scheduler.next_pass(range(4)):
         speaker, items = work
         assert 1 <= len(items) <= batch_size
         assert all(speakers[item] == speaker for item in items)

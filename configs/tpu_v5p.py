@@ -1,0 +1,47 @@
+"""The paper's pool on TPU v5p: Tulu 3, three models of 8B and a switcher.
+
+    python launch/plan.py --config=configs/tpu_v5p.py        # without a TPU
+    python launch/generate.py --config=configs/tpu_v5p.py \
+        --input=questions.jsonl --output=answers.jsonl
+    python launch/collect_rollouts.py --config=configs/tpu_v5p.py
+    python launch/train_switcher.py --config=configs/tpu_v5p.py
+
+Variants: the slice, `v5p-8` (4 chips, the default) or `v5p-32` (16 chips of 4
+hosts, each of which generates with models of its own).
+Every model lies on 4 chips of 95.74 GiB, 4 GB of weights on each.
+The first run fetches 48 GB from the hub (accept the licence of meta-llama/Llama-3.1-8B
+there first).
+
+Training: 10,000 queries of 32 rollouts each, LoRA of rank 64 and alpha 16 on q, k, v
+and o, learning rate 1e-5 along a cosine, batches of 32.
+On several hosts each runs the same line with --distributed, and all see one folder as
+`training.output`; generation and rollouts take --num_shards and --shard_index there.
+
+Time and result: not run on a TPU yet; docs/tpu.md has what the compiler says.
+"""
+
+from configs import on_tpu
+
+VARIANTS = {
+    "v5p-8": dict(
+        chips=4,
+        tensor=4,
+        batch_size=64,
+        in_flight=192,
+        fsdp=4,
+        rows_at_once=8,
+    ),
+    "v5p-32": dict(
+        chips=16,
+        tensor=4,
+        batch_size=64,
+        in_flight=192,
+        fsdp=4,
+        rows_at_once=2,
+    ),
+}
+
+
+def get_config(variant: str = "v5p-8"):
+    settings = on_tpu.chosen(VARIANTS, variant)
+    return on_tpu.tulu3("tpu_v5p", variant, **settings)

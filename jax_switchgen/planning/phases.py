@@ -1,0 +1,294 @@
+"""The programs of a pool with the arguments that they will get, as shapes alone.
+
+Shapes come from the functions that choose them when a pool runs, `cache_length_for` and
+`chunk_for`. The largest are planned: a full batch, and caches that are read to their
+end.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jax_switchgen.decoding import programs
+from jax_switchgen.decoding.sampling import Sampling
+from jax_switchgen.generation.cached_model import (
+    LONG_CHUNK,
+    cache_length_for,
+    chunk_for,
+)
+from jax_switchgen.generation.options import GenerationOptions
+from jax_switchgen.generation.speaker import STOP_IDS
+from jax_switchgen.models.cache import Cache, slot_bytes
+from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.sharding import (
+    DEFAULT_RULES,
+    TRAINING_RULES,
+    Rules,
+    cache_sharding,
+    param_shardings,
+)
+from jax_switchgen.models.transformer import Transformer, model_specs
+from jax_switchgen.planning.least import (
+    Least,
+    chunk_least,
+    decode_least,
+    share_of,
+    train_least,
+)
+from jax_switchgen.training import step
+from jax_switchgen.training.data import Batch
+from jax_switchgen.training.options import TrainingOptions
+from jax_switchgen.training.placement import rows_sharding
+
+# Without weights there is no tokenizer: tokens of a segment's signature, and of the
+# closing question, are those of Llama 3's.
+SIGNATURE, QUESTION = 12, 25
+
+FORK, TRAIN = "fork (rollouts)", "train step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The models that generate, and how many requests they hold.
+
+    Attributes:
+      candidates: for each its checkpoint's path and its architecture.
+      switcher: likewise, or None.
+      prompt_tokens: of the longest prompt.
+      dtype: of parameters and caches.
+    """
+
+    candidates: tuple[tuple[str, ModelConfig], ...]
+    switcher: tuple[str, ModelConfig] | None
+    generation: GenerationOptions
+    prompt_tokens: int
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def cache_length(self) -> int:
+        """Positions of a candidate's slot."""
+        return cache_length_for(self.prompt_tokens + self.generation.max_new_tokens)
+
+    @property
+    def switcher_cache_length(self) -> int:
+        options = self.generation
+        segments = -(-options.max_new_tokens // options.segment_length)
+        text = self.prompt_tokens + options.max_new_tokens
+        return cache_length_for(text + segments * SIGNATURE + QUESTION)
+
+    @property
+    def members(self) -> list[tuple[str, ModelConfig]]:
+        """The candidates, and the switcher if there is one."""
+        return [*self.candidates, *([self.switcher] if self.switcher else [])]
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """Checkpoints, each once."""
+        return dict(self.members)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of one request in all caches, as the engine counts them."""
+        dtype = jnp.dtype(self.dtype)
+        total = sum(slot_bytes(c, self.cache_length, dtype) for _, c in self.candidates)
+        if self.switcher:
+            total += slot_bytes(self.switcher[1], self.switcher_cache_length, dtype)
+        return total
+
+    @property
+    def slots(self) -> int:
+        """Requests in flight."""
+        memory = int(self.generation.cache_gib * 2**30)
+        return max(1, min(self.generation.in_flight, memory // self.slot_bytes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One program, ready to be lowered.
+
+    Attributes:
+      loops: how often its loop runs.
+      rows, tokens: of one call; every row reads or writes so many tokens.
+      least: of one call.
+      cache_dims: of one of the cache's arrays on a chip, to know it by; () is none.
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    loops: int
+    rows: int
+    tokens: int
+    least: Least
+    cache_dims: tuple[int, ...] = ()
+
+
+def generation_phases(pool: Pool, mesh: Mesh) -> list[Phase]:
+    """Of every architecture among the candidates, and of the switcher."""
+    found: list[Phase] = []
+    architectures = list(dict.fromkeys(config for _, config in pool.candidates))
+    for number, config in enumerate(architectures, start=1):
+        suffix = f" {number}" if len(architectures) > 1 else ""
+        found += _candidate_phases(pool, config, mesh, suffix)
+    if pool.switcher:
+        found.append(_probe_phase(pool, pool.switcher[1], mesh))
+    return found
+
+
+def _candidate_phases(
+    pool: Pool, config: ModelConfig, mesh: Mesh, suffix: str
+) -> list[Phase]:
+    options = pool.generation
+    B, window, itemsize = options.batch_size, pool.cache_length, pool.itemsize
+    share = share_of(config, mesh)
+    model = abstract_model(config, mesh, pool.dtype)
+    cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
+    dims = _shard_dims(cache)
+    read = chunk_for(options.segment_length)
+
+    def chunk(name: str, T: int) -> Phase:
+        return Phase(
+            name + suffix,
+            lambda: programs.prefill.lower(
+                model, None, cache, _chunk(mesh, B, T), window=window
+            ),
+            *(1, B, T, chunk_least(share, B, T, window, itemsize), dims),
+        )
+
+    steps = options.segment_length
+    step_least = decode_least(share, B, window, steps, itemsize)
+    number = _array(mesh, (), jnp.float32)
+    sampling = Sampling(
+        temperature=number,
+        top_p=number,
+        top_k=_array(mesh, (), jnp.int32),
+        greedy=options.temperature == 0,
+    )
+    scalar = _array(mesh, (), jnp.int32)
+    decode = Phase(
+        "decode segment" + suffix,
+        lambda: programs.decode_segment.lower(
+            *(model, None, cache, _rows(mesh, B), sampling),
+            *(_array(mesh, (STOP_IDS,), jnp.int32), scalar),
+            _array(mesh, (), jnp.uint32),
+            segment_length=steps,
+            window=window,
+        ),
+        *(steps, B, steps),
+        Least((step_least.hbm_bytes or 0) * steps, step_least.flops * steps),
+        dims,
+    )
+    moved = 2 * share.cache_bytes(config.num_layers * window, itemsize)
+    fork = Phase(
+        FORK + suffix,
+        lambda: programs.copy_slot.lower(cache, scalar, scalar, window=window),
+        *(1, 1, window, Least(moved, 0), dims),
+    )
+    return [chunk("prefill", LONG_CHUNK), chunk("catch-up", read), decode, fork]
+
+
+def _probe_phase(pool: Pool, config: ModelConfig, mesh: Mesh) -> Phase:
+    options = pool.generation
+    B, window = options.batch_size, pool.switcher_cache_length
+    T = chunk_for(options.segment_length + SIGNATURE + QUESTION)
+    C = len(pool.candidates)
+    model = abstract_model(config, mesh, pool.dtype)
+    cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
+    least = chunk_least(share_of(config, mesh), B, T, window, pool.itemsize, labels=C)
+    return Phase(
+        "switcher probe",
+        lambda: programs.choice_probs.lower(
+            *(model, None, cache, _chunk(mesh, B, T), _array(mesh, (C,), jnp.int32)),
+            window=window,
+        ),
+        *(1, B, T, least, _shard_dims(cache)),
+    )
+
+
+def train_phase(
+    config: ModelConfig, options: TrainingOptions, num_candidates: int, mesh: Mesh
+) -> Phase:
+    """One update, all examples of the greatest length."""
+    A, B, T = options.accumulation, options.part_size, options.max_length
+    recipe = step.Recipe(config, options, total_steps=1000)
+    base = None
+    if options.lora_rank:
+        base = abstract_model(config, mesh, options.compute_dtype, TRAINING_RULES)
+    rows = rows_sharding(mesh, axis=1)
+
+    def of_rows(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+    batch = Batch(
+        of_rows((A, B, T), jnp.int32),
+        of_rows((A, B), jnp.int32),
+        of_rows((A, B, num_candidates), jnp.float32),
+    )
+
+    def lower() -> jax.stages.Lowered:
+        with jax.set_mesh(mesh):
+            return step.train_step.lower(
+                step.abstract_state(recipe, mesh),
+                base,
+                batch,
+                _array(mesh, (num_candidates,), jnp.int32),
+                recipe=recipe,
+            )
+
+    copies = mesh.shape["data"] * mesh.shape["fsdp"]
+    tensor = share_of(config, mesh, DEFAULT_RULES)
+    least = train_least(tensor, A * B // copies, T, adapter=bool(options.lora_rank))
+    return Phase(TRAIN, lower, A, A * B, T, least)
+
+
+def abstract_model(
+    config: ModelConfig, mesh: Mesh, dtype: str, rules: Rules = DEFAULT_RULES
+) -> Transformer:
+    """A model without weights, lying on a mesh."""
+    shardings = param_shardings(config, mesh, rules)
+    params: dict[str, Any] = {
+        path: jax.ShapeDtypeStruct(
+            spec.shape, jnp.dtype(dtype), sharding=shardings[path]
+        )
+        for path, spec in model_specs(config).items()
+    }
+    return Transformer(config, params)
+
+
+def abstract_cache(
+    c: ModelConfig, mesh: Mesh, dtype: str, slots: int, length: int
+) -> Cache:
+    """Its cache, likewise."""
+    x_BKSH: Any = jax.ShapeDtypeStruct(
+        (slots, c.num_kv_heads, length, c.head_dim),
+        jnp.dtype(dtype),
+        sharding=cache_sharding(param_shardings(c, mesh)["layers.0.k"]),
+    )
+    return Cache(tuple((x_BKSH, x_BKSH) for _ in range(c.num_layers)))
+
+
+def _shard_dims(cache: Cache) -> tuple[int, ...]:
+    x_BKSH = cache.layers[0][0]
+    return x_BKSH.sharding.shard_shape(x_BKSH.shape)
+
+
+def _array(mesh: Mesh, shape: Sequence[int], dtype: Any) -> Any:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=whole)
+
+
+def _chunk(mesh: Mesh, B: int, T: int) -> programs.Chunk:
+    shapes = ((B,), (B, T), (B,), (B,))
+    return programs.Chunk(*(_array(mesh, shape, jnp.int32) for shape in shapes))
+
+
+def _rows(mesh: Mesh, B: int) -> programs.Rows:
+    dtypes = (jnp.int32,) * 4 + (jnp.uint32, jnp.int32)
+    return programs.Rows(*(_array(mesh, (B,), dtype) for dtype in dtypes))

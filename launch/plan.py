@@ -1,0 +1,116 @@
+"""Plans memory and time of a config on TPUs, on a machine that has none.
+
+  pip install -r requirements-plan.txt        (the TPU's compiler)
+  python launch/plan.py --config=configs/tpu_v4.py
+  python launch/plan.py --config=configs/tpu_v5e.py:v5e-8 --json=plan.json
+
+Every program of generation, rollouts and training is compiled for the chips of
+config.mesh.slice; weights are not needed, a config.json is, or a name whose sizes are
+known (jax_switchgen/checkpoints/known_shapes.py). Any pool, on any slice:
+  … --config.mesh.slice=v6e-4 --config.mesh.tensor=4
+
+Prompts of another length, or some programs only, by the beginnings of their names:
+  … --prompt_tokens=2048 --only=decode,train
+
+Takes minutes on 2 cores. Exit codes: 0 it fits, 1 it does not (the last lines say what
+to change), 2 an error.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from command_line import (
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    define_config,
+    read_pool,
+    required,
+    run,
+)
+
+CONFIG = define_config()
+PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 512, "The longest prompt.")
+ONLY = flags.DEFINE_list("only", [], "Beginnings of programs' names.")
+JSON = flags.DEFINE_string("json", None, "A file to write the plan to.")
+
+# The compiler would look for the machine that it runs on; what is planned for is said
+# by the config. It would let one process at a time in, as a chip does; no chip is
+# opened here. A compiled program that only is looked at need not be kept.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v4-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+
+
+def main() -> int:
+    source = required(CONFIG)
+    os.environ.update(ENVIRONMENT)
+    # Imported late: these take seconds, and help and wrong flags need none of them.
+    from jax_switchgen.generation.display import Notes
+    from jax_switchgen.planning import report
+    from jax_switchgen.planning.chips import slice_called
+    from jax_switchgen.planning.plan import make_plan
+    from jax_switchgen.training.options import TrainingOptions
+
+    further = {"training": TrainingOptions} if "training" in source else {}
+    config = read_pool(source, **further)
+    mesh = config["mesh"]
+    if mesh.slice is None:
+        raise ValueError(
+            "config.mesh.slice is None; say what to plan for: --config.mesh.slice=v4-8"
+        )
+    with Notes() as notes:
+        pool, training = shapes(config, notes)
+        plan = make_plan(
+            slice_called(mesh.slice),
+            mesh,
+            pool,
+            training,
+            only=ONLY.value,
+            progress=notes.progress,
+        )
+        notes.console.print(report.phase_table(plan))
+        notes.console.print(report.memory_table(plan))
+        for line in report.lines(plan):
+            notes.line(line)
+    if JSON.value:
+        Path(JSON.value).write_text(json.dumps(report.as_json(plan), indent=1) + "\n")
+    return EXIT_OK if plan.fits else EXIT_SOME_FAILED
+
+
+def shapes(config: dict[str, Any], notes: Any) -> tuple[Any, Any]:
+    """The pool and the training that a config describes, without weights."""
+    from jax_switchgen.checkpoints.known_shapes import model_shape
+    from jax_switchgen.planning.phases import Pool
+    from jax_switchgen.planning.plan import Training
+    from jax_switchgen.policies.build import with_shared_shapes
+
+    switcher = config["switcher"].path
+    paths = [c.path for c in config["candidates"]] + [switcher]
+    found = {path: model_shape(path, notes.progress) for path in paths}
+    found = with_shared_shapes(found, config["mesh"].tensor)
+    if any(c.adapter for c in (*config["candidates"], config["switcher"])):
+        notes.line("adapters are not in the plan: usually below 2 % of their model")
+    pool = Pool(
+        candidates=tuple((c.path, found[c.path]) for c in config["candidates"]),
+        switcher=(switcher, found[switcher])
+        if config["policy"].name == "switcher"
+        else None,
+        generation=config["generation"],
+        prompt_tokens=PROMPT_TOKENS.value,
+        dtype=config["dtype"],
+    )
+    options = config.get("training")
+    return pool, Training(found[switcher], options) if options else None
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,149 @@
+"""Laws of launch/plan.py, and full-size models compiled for the chips of TPUs.
+
+The TPU's compiler runs here, on a machine that has no TPU.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MINUTES = 60
+
+
+@pytest.fixture
+def plan(launch, tmp_path):
+    """Runs the launcher: exit code, what it wrote, stderr."""
+
+    def planned(*arguments: str, timeout: float = 2 * MINUTES):
+        output = tmp_path / "plan.json"
+        process = launch.start(*arguments, f"--json={output}", name="plan.py")
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        found = json.loads(output.read_text()) if output.is_file() else None
+        return process.returncode, found, out + err
+
+    return planned
+
+
+# One chip, or every program at once, of a small pool.
+SMALL = ("--config.mesh.slice=v5e-1", "--prompt_tokens=64")
+
+
+@pytest.mark.parametrize(
+    ("config", "tensor"),
+    [("tpu_v4.py", 4), ("tpu_v5e.py", 8), ("tpu_v6e.py:v6e-4", 4)],
+)
+def test_a_full_size_pool_decodes_near_the_least_memory_traffic(plan, config, tensor):
+    """8B, 32 layers, 3 candidates and a switcher: the decode program compiles for the
+    chips, the pool fits, and a step moves at most 1.15 times what it must."""
+    code, found, said = plan(
+        f"--config={ROOT}/configs/{config}", "--only=decode", timeout=10 * MINUTES
+    )
+    assert code == 0, said
+    (decode,) = found["phases"]
+    assert found["tensor"] == tensor
+    assert 1.0 <= decode["hbm_ratio"] <= 1.15
+    assert 0.95 <= decode["flops_ratio"] <= 1.15
+    # Of 8.03 billion parameters in 2 bytes, each chip has its part, and no more.
+    assert sum(found["params_bytes"].values()) == pytest.approx(
+        3 * 16.06e9 / tensor, rel=0.01
+    )
+    # Two sums over the chips for each layer and one for the embedding; sampling adds
+    # a few. Nothing else moves between chips in a step.
+    steps = decode["tokens"]
+    assert 65 * steps <= decode["collectives"] <= 72 * steps
+
+
+WITH_TRAINING = """
+import runpy
+
+from configs import presets
+
+POOL = {pool!r}
+
+
+def get_config(variant=""):
+    config = runpy.run_path(POOL)["get_config"](variant)
+    config.policy.name = "switcher"
+    config.training = presets.training(("rollouts.jsonl",), "training")
+    config.training.max_length = 128
+    config.training.accumulation = 8
+    return config
+"""
+
+
+def test_a_small_pool_is_planned_with_its_training(plan, pool, tmp_path):
+    """All programs, by the names of docs and advice, and what training computes more
+    than it must: each block's forward pass twice."""
+    config = tmp_path / "config.py"
+    config.write_text(WITH_TRAINING.format(pool=f"{pool}/config.py"))
+    code, found, said = plan(f"--config={config}", *SMALL, timeout=5 * MINUTES)
+    assert code == 0, said
+    assert [phase["name"] for phase in found["phases"]] == [
+        *("prefill", "catch-up", "decode segment", "fork (rollouts)"),
+        *("switcher probe", "train step"),
+    ]
+    assert found["fits"] and all(phase["temp_bytes"] > 0 for phase in found["phases"])
+    train = found["phases"][-1]
+    assert 1.2 <= train["flops_ratio"] <= 2.0
+    assert "generation fits" in said and "training fits" in said
+
+
+def test_advice_is_enough(plan, pool):
+    """What does not fit says what would, and that does fit."""
+    few = (f"--config={pool}/config.py", *SMALL, "--only=decode")
+    much = (
+        "--config.generation.in_flight=500000",
+        "--config.generation.cache_gib=64.0",
+    )
+    code, found, _ = plan(*few, *much)
+    assert code == 1 and not found["fits"]
+    (line,) = [line for line in found["advice"] if "cache_gib=" in line]
+    gib = line.split("cache_gib=")[1].split()[0].rstrip(",;")
+    code, found, said = plan(*few, *much, f"--config.generation.cache_gib={gib}")
+    assert code == 0 and found["fits"], said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("config.mesh.slice", "--config.mesh.slice=v4-8")),
+        (("--config.mesh.slice=v9-8",), ("'v9-8'", "v4")),
+        (
+            ("--config.mesh.slice=v4-32", "--config.mesh.tensor=8"),
+            ("mesh.tensor=8", "4 chips", "v4-32"),
+        ),
+        (
+            ("--config.mesh.slice=v5e-8", "--config.mesh.tensor=8"),
+            ("'heads'", "size 4", "'tensor'", "1 or 2 or 4"),
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(plan, pool, arguments, words):
+    code, found, said = plan(f"--config={pool}/config.py", *arguments)
+    assert code == 2 and found is None
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert all(word in line for word in words), line
+
+
+def test_the_compiler_is_asked_for_where_it_is_missing():
+    program = (
+        "import sys; sys.modules['libtpu'] = None\n"
+        "from jax_switchgen.planning.chips import slice_called\n"
+        "slice_called('v4-8').devices()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        timeout=MINUTES,
+    )
+    assert "ValueError" in found.stderr
+    assert "pip install -r requirements-plan.txt" in found.stderr
