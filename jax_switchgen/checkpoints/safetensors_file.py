@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jax_switchgen.checkpoints.hf_config import one_line
 
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,10 @@ class StoredTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.rows.get_shape())
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(_DTYPES[self.rows.get_dtype()])
 
     def read(self, index: tuple[slice, ...] = (slice(None),)) -> np.ndarray:
         """The part at `index`, a slice for each of the first dimensions."""

@@ -20,6 +20,7 @@ from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import CUE
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.quantization import check_quantization
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.simple import Fixed, ForcedEnds, Random, Schedule
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
@@ -39,23 +40,29 @@ class CandidateOptions:
       path: a folder, a GGUF file, `package:NAME` or a hub name.
       adapter: a PEFT folder over it, or None.
       prompt_format: "chat" or "raw".
+      quantization: "int8" keeps its matrices in one byte a weight; None: in `dtype`.
     """
 
     name: str
     path: str
     adapter: str | None = None
     prompt_format: str = "chat"
+    quantization: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SwitcherSource:
-    """The `switcher` section: which model it is and how it chooses."""
+    """The `switcher` section: which model it is and how it chooses.
+
+    It shares the weights of a candidate of the same path and quantization.
+    """
 
     path: str
     adapter: str | None = None
     temperature: float = 1.0
     top_p: float = 0.7
     labels: tuple[str, ...] | None = None
+    quantization: str | None = None
 
     @property
     def options(self) -> SwitcherOptions:
@@ -105,18 +112,18 @@ class Checkpoints:
         self._progress = progress
         self._folders = {p: resolve_checkpoint(p, progress) for p in paths}
         self._configs = {p: read_config(f) for p, f in self._folders.items()}
-        self._models: dict[Path, Transformer] = {}
+        self._models: dict[tuple[Path, str | None], Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}
 
     def folder(self, path: str) -> Path:
         return self._folders[path]
 
-    def model(self, path: str) -> Transformer:
-        folder = self._folders[path]
-        if folder not in self._models:
+    def model(self, path: str, quantization: str | None = None) -> Transformer:
+        key = self._folders[path], quantization
+        if key not in self._models:
             self._progress(f"loading {path}")
-            self._models[folder] = self._load(folder, self._configs[path])
-        return self._models[folder]
+            self._models[key] = self._load(*key, self._configs[path])
+        return self._models[key]
 
     def vocabulary(self, path: str) -> Vocabulary:
         folder = self._folders[path]
@@ -130,11 +137,16 @@ class Checkpoints:
         folder = resolve_checkpoint(adapter, self._progress)
         return load_lora(folder, self._configs[path], self._dtype)
 
-    def _load(self, folder: Path, config: ModelConfig) -> Transformer:
+    def _load(
+        self, folder: Path, quantization: str | None, config: ModelConfig
+    ) -> Transformer:
         if is_store(folder):
-            return restore_transformer(folder, dtype=self._dtype, mesh=self._mesh)
+            return restore_transformer(
+                folder, dtype=self._dtype, mesh=self._mesh, quantization=quantization
+            )
         return load_transformer(
             folder,
+            quantization=quantization,
             dtype=self._dtype,
             vocab_size=self._shared_vocab_size(config),
             mesh=self._mesh,
@@ -166,6 +178,9 @@ def build_engine(
     names = [c.name for c in candidates]
     _check_names(names)
     _check_policy(policy, names)
+    for i, candidate in enumerate(candidates):
+        check_quantization(candidate.quantization, f"candidates[{i}].quantization")
+    check_quantization(switcher.quantization, "switcher.quantization")
     with_switcher = policy.name == "switcher"
     paths = [c.path for c in candidates] + [switcher.path] * with_switcher
     checkpoints = Checkpoints(paths, dtype=dtype, mesh=mesh, progress=progress)
@@ -176,7 +191,7 @@ def build_engine(
         speakers.append(
             Speaker(
                 candidate.name,
-                checkpoints.model(candidate.path),
+                checkpoints.model(candidate.path, candidate.quantization),
                 vocabulary,
                 prompt_format=candidate.prompt_format,
                 stop_ids=stop_ids(folder, vocabulary.tokenizer),
@@ -237,7 +252,7 @@ def _make_policy(
     policy: Policy
     if options.name == "switcher":
         policy = Switcher(
-            checkpoints.model(switcher.path),
+            checkpoints.model(switcher.path, switcher.quantization),
             checkpoints.vocabulary(switcher.path),
             n,
             switcher.options,
