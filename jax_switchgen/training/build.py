@@ -137,10 +137,7 @@ def identity(config: dict[str, Any], options: TrainingOptions) -> dict[str, Any]
     switcher = ("path", "labels", "quantization")
     return {
         "candidates": config["candidates"],
-        "switcher": {
-            name: config["switcher"][name]
-            for name in ("path", "labels", "quantization")
-        },
+        "switcher": {name: config["switcher"][name] for name in switcher},
         "training": config["training"],
         # A file that is missing is named when it is read.
         "rollouts": [file_digest(path) for path in files if path.is_file()],
