@@ -21,7 +21,7 @@ import pools
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer
 from jax_switchgen.checkpoints.packaged import packaged_model
-from jax_switchgen.models.quantization import quantise
+from jax_switchgen.models.quantization import Int8Matrix, quantise
 from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
 from jax_switchgen.tasks.datasets import load_records
 
@@ -71,13 +71,20 @@ def load(name: str, rows: int, tokens: int) -> tuple[Transformer, np.ndarray]:
     if name == "random":
         pool = pools.build_pool("tiny", "float32", True, 1, with_switcher=False)
         ids = pool.vocabulary.encode("".join(pool.prompts(rows, tokens)))
-        model = pool.candidates[0]
+        model, first = pool.candidates[0], []
     else:
         folder = packaged_model(name)
         model = load_transformer(folder, dtype=jnp.dtype("float32"))
         text = "\n\n".join(r.prompt for r in load_records(TASK, "test")[:200])
-        ids = load_tokenizer(folder).encode(text, add_special_tokens=False)
-    return model, np.array(ids[: rows * tokens], np.int32).reshape(rows, tokens)
+        tokenizer = load_tokenizer(folder)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        # Gemma reads nothing well without its first token; SmolLM2 has none.
+        first = tokenizer.encode("")
+    own = tokens - len(first)
+    tokens_NT = np.zeros((rows, tokens), np.int32)
+    tokens_NT[:, : len(first)] = first
+    tokens_NT[:, len(first) :] = np.reshape(ids[: rows * own], (rows, own))
+    return model, tokens_NT
 
 
 def compare(model: Transformer, tokens_NT: np.ndarray) -> list[dict]:
@@ -100,10 +107,8 @@ def compare(model: Transformer, tokens_NT: np.ndarray) -> list[dict]:
     for choice, values in losses.items():
         kl, same, nll, change = np.mean(values, axis=0).tolist()
         nbytes = sum(
-            x.nbytes if chosen_now else spec.size * 2
-            for path, spec in specs.items()
-            for x in [others[choice].arrays()[path]]
-            for chosen_now in [CHOICES[choice](path, spec)]
+            x.nbytes if isinstance(x, Int8Matrix) else 2 * x.size
+            for x in others[choice].arrays().values()
         )
         results.append(
             {

@@ -46,11 +46,12 @@ def linear(w_OI: Matrix, x_BTI: jax.Array) -> jax.Array:
     """x_BTO = x W^T with one W for all rows."""
     if isinstance(w_OI, Int8Matrix):
         # The scale comes after the sum, where it is one product for each output and not
-        # for each weight; the values of int8 are exact in every dtype.
-        values_OI = w_OI.values_OI.astype(x_BTI.dtype)
-        y_BTO = _product(values_OI, x_BTI, jnp.float32)
-        return (y_BTO * w_OI.scale_O[None, None]).astype(x_BTI.dtype)
-    return _product(w_OI, x_BTI, x_BTI.dtype)
+        # for each weight; the values of int8 are exact in every dtype. The sum has the
+        # dtype of x: devices may have to add theirs, and would send twice the bytes.
+        y_BTO = _product(w_OI.values_OI.astype(x_BTI.dtype), x_BTI)
+        scaled_BTO = y_BTO.astype(jnp.float32) * w_OI.scale_O[None, None]
+        return scaled_BTO.astype(x_BTI.dtype)
+    return _product(w_OI, x_BTI)
 
 
 def rows(w_OI: Matrix, ids_BT: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -60,9 +61,8 @@ def rows(w_OI: Matrix, ids_BT: jax.Array, dtype: DTypeLike) -> jax.Array:
     return w_OI[ids_BT]
 
 
-def _product(w_OI: jax.Array, x_BTI: jax.Array, dtype: DTypeLike) -> jax.Array:
+def _product(w_OI: jax.Array, x_BTI: jax.Array) -> jax.Array:
     B, T, I = x_BTI.shape  # noqa: E741
     if B * T > _FEW_ROWS:
-        return jnp.einsum("BTI,OI->BTO", x_BTI, w_OI, preferred_element_type=dtype)
-    x_MI = x_BTI.reshape(B * T, I)
-    return times_transposed(x_MI, w_OI, dtype).reshape(B, T, -1)
+        return jnp.einsum("BTI,OI->BTO", x_BTI, w_OI)
+    return times_transposed(x_BTI.reshape(B * T, I), w_OI).reshape(B, T, -1)
