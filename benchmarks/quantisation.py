@@ -1,6 +1,6 @@
 """What int8 weights cost in logits, and what they save in bytes.
 
-    python launch/prepare_tasks.py --task=sciriff
+    python launch/prepare_tasks.py --tasks=sciriff
     python benchmarks/quantisation.py
 
 Each row of a real text, prompts of a task, is read once in float32 and once for each

@@ -1,4 +1,4 @@
-"""int8 weights: rounding is by half a step at most, and the model is nearly the same."""
+"""int8 weights: rounded by half a step at most, and a model that is nearly the same."""
 
 import dataclasses
 from collections.abc import Callable
