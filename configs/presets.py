@@ -30,6 +30,7 @@ def candidate(name: str, path: str, prompt_format: str) -> ConfigDict:
             path=path,
             adapter=placeholder(str),
             prompt_format=prompt_format,
+            quantization=placeholder(str),
         )
     )
 
@@ -57,6 +58,7 @@ def pool(
             temperature=1.0,
             top_p=0.7,
             labels=placeholder(tuple),
+            quantization=placeholder(str),
         )
     )
     config.policy = ConfigDict(

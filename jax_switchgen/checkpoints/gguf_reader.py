@@ -2,7 +2,7 @@
 
 The `gguf` package's own reader makes several numpy views per vocabulary entry, 12 s for
 a vocabulary of 262,144; parsing the bytes in one pass takes 0.2 s. Only its table of
-block formats and its dequantisation are used here.
+block formats and its dequantization are used here.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 # 16 MB of float32 at a time: an embedding of 262,144 x 640 would need 671 MB at once,
-# and the dequantisation about three times that.
+# and the dequantization about three times that.
 _CHUNK_ELEMENTS = 2**22
 _DAMAGED = "the file is damaged or its download broke off: download it again"
 
@@ -38,7 +38,7 @@ class TensorInfo:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row; quantisation blocks never cross rows."""
+        """Bytes of one row; quantization blocks never cross rows."""
         block_elements, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
         return self.shape[-1] // block_elements * block_bytes
 
@@ -81,7 +81,7 @@ class GGUFFile:
     def float32_rows(
         self, name: str, row_order: np.ndarray | None = None
     ) -> Iterator[np.ndarray]:
-        """The dequantised tensor in pieces, float32 [some rows, columns].
+        """The dequantized tensor in pieces, float32 [some rows, columns].
 
         Args:
           row_order: int [rows], the file's row for each row wanted; None for all rows
@@ -156,7 +156,7 @@ def read_gguf(path: Path) -> GGUFFile:
 
     Raises:
       ValueError: the file is no GGUF file, is cut short, or holds a tensor in a format
-        without dequantisation. The message names file, tensor and remedy.
+        without dequantization. The message names file, tensor and remedy.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; pass the path of a .gguf file")
@@ -199,7 +199,7 @@ def _parse(cursor: _Cursor) -> GGUFFile:
         info = TensorInfo(
             name=name,
             shape=shape,
-            kind=_quantisation(cursor.path, name, kind),
+            kind=_quantization(cursor.path, name, kind),
             offset=data_start + offset,
         )
         block = gguf.GGML_QUANT_SIZES[info.kind][0]
@@ -226,15 +226,15 @@ def _raw_tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, columns_first[::-1], kind, offset
 
 
-def _quantisation(path: Path, name: str, kind: int) -> gguf.GGMLQuantizationType:
-    """The block format number `kind`, if one block of it can be dequantised."""
+def _quantization(path: Path, name: str, kind: int) -> gguf.GGMLQuantizationType:
+    """The block format number `kind`, if one block of it can be dequantized."""
     try:
         known = gguf.GGMLQuantizationType(kind)
         gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[known][1]), np.uint8), known)
     except (ValueError, NotImplementedError):
         raise ValueError(
-            f"{path}: tensor {name!r} has quantisation type {kind}, which the "
-            "installed gguf package cannot dequantise; upgrade gguf, or take a Q4, Q5, "
+            f"{path}: tensor {name!r} has quantization type {kind}, which the "
+            "installed gguf package cannot dequantize; upgrade gguf, or take a Q4, Q5, "
             "Q6, Q8 or F16 file of the model"
         ) from None
     return known

@@ -24,6 +24,12 @@ from jax_switchgen.checkpoints.safetensors_file import (
     write_safetensors,
 )
 from jax_switchgen.models.config import ModelConfig, NormPlacement
+from jax_switchgen.models.quantization import (
+    Matrix,
+    check_quantization,
+    check_unquantized,
+    quantize,
+)
 from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
 from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
 
@@ -87,6 +93,7 @@ def load_transformer(
     vocab_size: int | None = None,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
+    quantization: str | None = None,
 ) -> Transformer:
     """The model in a Hugging Face folder, tensor by tensor onto the devices.
 
@@ -98,6 +105,7 @@ def load_transformer(
       mesh: shards the parameters; each host reads only its own parts. None: the
         default device.
       rules: how they lie on the mesh.
+      quantization: "int8" quantizes each matrix as soon as it is read; None: none.
 
     Raises:
       ValueError: the checkpoint is incomplete, damaged or not supported. The message
@@ -113,6 +121,7 @@ def load_transformer(
         vocab_size=vocab_size,
         mesh=mesh,
         rules=rules,
+        quantization=quantization,
     )
 
 
@@ -125,18 +134,25 @@ def transformer_from(
     vocab_size: int | None = None,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
+    quantization: str | None = None,
 ) -> Transformer:
     """`load_transformer` for a folder of which the caller read, and may have changed,
     the config and the tensors."""
+    check_quantization(quantization)
     config = _with_vocab_size(folder, stored_config, vocab_size)
     names = tensor_names(config)
     _check_tensors(folder, tensors, stored_config)
     specs = model_specs(config)
     shardings = param_shardings(config, mesh, rules) if mesh is not None else {}
-    params = {
-        path: _place(tensors[names[path]], spec, jnp.dtype(dtype), shardings.get(path))
-        for path, spec in specs.items()
-    }
+
+    def load(path: str, spec: ArraySpec) -> Matrix:
+        tensor, sharding = tensors[names[path]], shardings.get(path)
+        if quantization and spec.is_matrix:
+            # As stored: rounded once, whatever the dtype of the rest.
+            return quantize(_place(tensor, spec, tensor.dtype, sharding))
+        return _place(tensor, spec, jnp.dtype(dtype), sharding)
+
+    params = {path: load(path, spec) for path, spec in specs.items()}
     return Transformer(config, params)
 
 
@@ -155,8 +171,10 @@ def export_transformer(
         that padding added when loading is taken off.
 
     Raises:
-      ValueError: `folder` is in use, or `source` describes another architecture.
+      ValueError: `folder` is in use, `source` describes another architecture, or the
+        model is quantized.
     """
+    check_unquantized(model.quantization, "exported")
     folder, source = Path(folder), Path(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: already exists; delete it or name another folder")

@@ -86,7 +86,7 @@ def read_config(folder: Path) -> ModelConfig:
         method = raw["quantization_config"].get("quant_method", "unnamed")
         raise ValueError(
             f"{path}: quantization_config has quant_method={method!r}; supported: "
-            "float32, float16 and bfloat16 weights; use the unquantised checkpoint"
+            "float32, float16 and bfloat16 weights; use the unquantized checkpoint"
         )
     try:
         hf = AutoConfig.from_pretrained(path.parent)

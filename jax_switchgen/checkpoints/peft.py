@@ -21,6 +21,7 @@ from jax_switchgen.checkpoints.safetensors_file import (
 )
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.models.quantization import check_unquantized
 from jax_switchgen.models.transformer import Transformer, layer_specs
 
 CONFIG = "adapter_config.json"
@@ -150,7 +151,12 @@ def export_lora(lora: Lora, folder: Path, config: ModelConfig, base: str) -> Non
 
 
 def merge(model: Transformer, lora: Lora) -> Transformer:
-    """The model with an adapter added into its weights; arrays it leaves are shared."""
+    """The model with an adapter added into its weights; arrays it leaves are shared.
+
+    Raises:
+      ValueError: the model is quantized.
+    """
+    check_unquantized(model.quantization, "merged with an adapter")
     params = model.arrays()
     for layer, pairs in enumerate(lora.layers):
         for name, pair in pairs.items():

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jax_switchgen.checkpoints.hf_config import one_line
 
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,10 @@ class StoredTensor:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.rows.get_shape())
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.dtype(_DTYPES[self.rows.get_dtype()])
+
     def read(self, index: tuple[slice, ...] = (slice(None),)) -> np.ndarray:
         """The part at `index`, a slice for each of the first dimensions."""
         return self.rows[index]
@@ -40,7 +45,7 @@ def open_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """The tensors of a file by name; nothing but its header is read.
 
     Raises:
-      ValueError: the file is missing, damaged or of a quantised kind.
+      ValueError: the file is missing, damaged or of a quantized kind.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; copy it from the model's source")
@@ -56,7 +61,7 @@ def open_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
         if rows.get_dtype() not in _DTYPES:
             raise ValueError(
                 f"{path}: tensor {name!r} is {rows.get_dtype()}; supported: "
-                f"{', '.join(_DTYPES)}; use the unquantised checkpoint"
+                f"{', '.join(_DTYPES)}; use the unquantized checkpoint"
             )
         yield name, StoredTensor(name, path, rows)
 

@@ -24,6 +24,11 @@ from jax_switchgen.models.config import (
     QKNorm,
     Rope,
 )
+from jax_switchgen.models.quantization import (
+    check_quantization,
+    check_unquantized,
+    quantize,
+)
 from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
 from jax_switchgen.models.transformer import Transformer, model_specs
 
@@ -41,8 +46,9 @@ def save_transformer(model: Transformer, folder: Path) -> None:
     Every process of a multi-host job calls it, with a folder that all of them see.
 
     Raises:
-      ValueError: there is already a model in `folder`.
+      ValueError: there is already a model in `folder`, or this one is quantized.
     """
+    check_unquantized(model.quantization, "saved")
     folder = Path(folder).absolute()
     if is_store(folder):
         raise ValueError(f"{folder}: already has a model; delete it or name another")
@@ -81,6 +87,7 @@ def restore_transformer(
     dtype: jnp.dtype | None = None,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
+    quantization: str | None = None,
 ) -> Transformer:
     """The model that `save_transformer` wrote, onto this mesh, whatever it came from.
 
@@ -88,10 +95,12 @@ def restore_transformer(
       dtype: of the parameters; None: as saved.
       mesh: shards the parameters; None: the default device.
       rules: how they lie on the mesh.
+      quantization: "int8" quantizes each matrix as soon as it is read; None: none.
 
     Raises:
       ValueError: there is no model in `folder`, or it is incomplete.
     """
+    check_quantization(quantization)
     folder = Path(folder).absolute()
     if not is_store(folder):
         raise ValueError(
@@ -100,9 +109,21 @@ def restore_transformer(
         )
     saved = _restore(folder, config=ocp.args.JsonRestore()).config
     config = _config_from_json(saved["config"])
-    dtype = jnp.dtype(saved["dtype"] if dtype is None else dtype)
-    args = _restore_args(config, dtype, mesh, rules)
-    return Transformer(config, _restore(folder, params=args).params)
+    stored = jnp.dtype(saved["dtype"])
+    dtype = jnp.dtype(stored if dtype is None else dtype)
+    if quantization is None:
+        args = _restore_args(_abstract_params(config, dtype, mesh, rules))
+        return Transformer(config, _restore(folder, params=args).params)
+    # One by one: there may be no room for all of them. Matrices are read as stored, so
+    # that they are rounded once.
+    params = {}
+    specs = model_specs(config)
+    kinds = [_abstract_params(config, d, mesh, rules) for d in (dtype, stored)]
+    for path, spec in specs.items():
+        args = _restore_args({path: kinds[spec.is_matrix][path]}, partial=True)
+        found = _restore(folder, params=args).params[path]
+        params[path] = quantize(found) if spec.is_matrix else found
+    return Transformer(config, params)
 
 
 def _restore(folder: Path, **items: ocp.args.CheckpointArgs) -> Any:
@@ -117,22 +138,29 @@ def _restore(folder: Path, **items: ocp.args.CheckpointArgs) -> Any:
             ) from error
 
 
-def _restore_args(
+def _abstract_params(
     config: ModelConfig, dtype: jnp.dtype, mesh: Mesh | None, rules: Rules
-) -> ocp.args.PyTreeRestore:
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Where each parameter goes: always explicit, never where it was when saved."""
     specs = model_specs(config)
     single = SingleDeviceSharding(jax.local_devices()[0])
     shardings = param_shardings(config, mesh, rules) if mesh is not None else {}
-    abstract = {
+    return {
         path: jax.ShapeDtypeStruct(
             spec.shape, dtype, sharding=shardings.get(path, single)
         )
         for path, spec in specs.items()
     }
+
+
+def _restore_args(
+    abstract: dict[str, jax.ShapeDtypeStruct], *, partial: bool = False
+) -> ocp.args.PyTreeRestore:
+    """Asks for these parameters; `partial`: of more that there are."""
     return ocp.args.PyTreeRestore(
         abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=partial,
     )
 
 

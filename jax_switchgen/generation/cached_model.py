@@ -113,7 +113,7 @@ class CachedModel:
     @property
     def devices(self) -> frozenset[jax.Device]:
         """Where the model lies; two models of the same devices take turns."""
-        return frozenset(self.model.arrays()["layers.0.k"].devices())
+        return frozenset(self.model.arrays()["layers.0.k"].sharding.device_set)
 
     def open(self, num_slots: int, length: int, buckets: Buckets) -> None:
         """Allocates a cache of `num_slots` x `length` positions, beside the model."""

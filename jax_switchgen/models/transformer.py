@@ -20,7 +20,8 @@ All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ from jax_switchgen.models.attention import (
 )
 from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm
 from jax_switchgen.models.lora import Lora, LoraPair
-from jax_switchgen.models.matmul import linear
+from jax_switchgen.models.matmul import linear, rows
+from jax_switchgen.models.quantization import Int8Matrix, Matrix
 from jax_switchgen.models.rope import Ropes, Rotation, rope_tables
 
 # One block: x_BTD before it -> x_BTD after it, and the layer's recent buffer.
@@ -53,6 +55,11 @@ class ArraySpec:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it can be quantized; norms and biases are small, and are not."""
+        return len(self.shape) == 2
 
     def initial(self, key: jax.Array, dtype: jnp.dtype) -> jax.Array:
         if self.init == "normal":
@@ -128,7 +135,7 @@ def num_params(config: ModelConfig) -> int:
 class Block(nnx.Module):
     """The parameters of one layer, as attributes named by `layer_specs`."""
 
-    def __init__(self, params: dict[str, jax.Array]):
+    def __init__(self, params: Mapping[str, Matrix]):
         for name, value in params.items():
             setattr(self, name, nnx.Param(value))
 
@@ -137,10 +144,10 @@ class Transformer(nnx.Module):
     """The parameters of a model, as attributes named by `outer_specs`, and `layers`.
 
     `params` maps each path of `model_specs(config)` to its array (or, for an abstract
-    model, to its `jax.ShapeDtypeStruct`).
+    model, to its `jax.ShapeDtypeStruct`). Matrices may be quantized.
     """
 
-    def __init__(self, config: ModelConfig, params: dict[str, jax.Array]):
+    def __init__(self, config: ModelConfig, params: Mapping[str, Matrix]):
         self.config = config
         for name in outer_specs(config):
             setattr(self, name, nnx.Param(params[name]))
@@ -151,10 +158,16 @@ class Transformer(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype of the parameters, in which the model computes."""
-        return _array(self, "embed").dtype
+        """The dtype in which the model computes: of all that is not quantized."""
+        return _array(self, "final_norm").dtype
 
-    def arrays(self) -> dict[str, jax.Array]:
+    @property
+    def quantization(self) -> str | None:
+        """What its matrices are quantized to, if they are."""
+        first = _matrix(self.layers[0], "q")
+        return "int8" if isinstance(first, Int8Matrix) else None
+
+    def arrays(self) -> dict[str, Any]:
         """The parameters by path, as `model_specs` names them."""
         found = {name: _array(self, name) for name in outer_specs(self.config)}
         for i, block in enumerate(self.layers):
@@ -240,7 +253,7 @@ def hidden(
     }
     rotations = {local: rope.at(offset, T) for local, rope in ropes.items()}
 
-    x_BTD = _array(model, "embed")[tokens_BT]
+    x_BTD = rows(_matrix(model, "embed"), tokens_BT, model.dtype)
     if c.embed_scale != 1.0:
         # Rounded to the compute dtype first, as the checkpoints were trained.
         x_BTD = x_BTD * jnp.asarray(c.embed_scale, x_BTD.dtype)
@@ -266,7 +279,7 @@ def hidden(
 def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
     """logits_BTV in float32 from the output of `hidden`."""
     c = model.config
-    head_VD = _array(model, "embed" if c.tie_embeddings else "head")
+    head_VD = _matrix(model, "embed" if c.tie_embeddings else "head")
     logits_BTV = linear(head_VD, x_BTD).astype(jnp.float32)
     return softcap(logits_BTV, c.final_softcap)
 
@@ -274,7 +287,7 @@ def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
 def label_logits(model: Transformer, x_BTD: jax.Array, ids_C: jax.Array) -> jax.Array:
     """logits_BTC of a few tokens only: reads C rows of the head, not V."""
     c = model.config
-    head_CD = _array(model, "embed" if c.tie_embeddings else "head")[ids_C]
+    head_CD = _matrix(model, "embed" if c.tie_embeddings else "head")[ids_C]
     return softcap(linear(head_CD, x_BTD).astype(jnp.float32), c.final_softcap)
 
 
@@ -297,7 +310,7 @@ class _Weights:
     lora: dict[str, LoraPair]
 
     def linear(self, name: str, x_BTI: jax.Array) -> jax.Array:
-        y_BTO = linear(_array(self.block, name), x_BTI)
+        y_BTO = linear(_matrix(self.block, name), x_BTI)
         if hasattr(self.block, f"{name}_bias"):
             y_BTO = y_BTO + _array(self.block, f"{name}_bias")[None, None]
         if name in self.lora:
@@ -380,4 +393,8 @@ def _split_heads(x_BTO: jax.Array, head_dim: int) -> jax.Array:
 
 
 def _array(module: nnx.Module, name: str) -> jax.Array:
+    return getattr(module, name)[...]
+
+
+def _matrix(module: nnx.Module, name: str) -> Matrix:
     return getattr(module, name)[...]

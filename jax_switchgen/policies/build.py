@@ -21,6 +21,7 @@ from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import CUE
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.quantization import check_quantization
 from jax_switchgen.models.sharding import MeshOptions, local_mesh, lora_shardings
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.simple import Fixed, ForcedEnds, Random, Schedule
@@ -41,23 +42,29 @@ class CandidateOptions:
       path: a folder, a GGUF file, `package:NAME` or a hub name.
       adapter: a PEFT folder over it, or None.
       prompt_format: "chat" or "raw".
+      quantization: "int8" keeps its matrices in one byte a weight; None: in `dtype`.
     """
 
     name: str
     path: str
     adapter: str | None = None
     prompt_format: str = "chat"
+    quantization: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SwitcherSource:
-    """The `switcher` section: which model it is and how it chooses."""
+    """The `switcher` section: which model it is and how it chooses.
+
+    It shares the weights of a candidate of the same path and quantization.
+    """
 
     path: str
     adapter: str | None = None
     temperature: float = 1.0
     top_p: float = 0.7
     labels: tuple[str, ...] | None = None
+    quantization: str | None = None
 
     @property
     def options(self) -> SwitcherOptions:
@@ -111,14 +118,16 @@ class Checkpoints:
         self._configs = with_shared_shapes(
             {p: read_config(f) for p, f in self._folders.items()}, mesh.tensor
         )
-        self._models: dict[tuple[Path, Mesh | None], Transformer] = {}
+        self._models: dict[tuple[Path, Mesh | None, str | None], Transformer] = {}
         self._vocabularies: dict[Path, Vocabulary] = {}
 
     def folder(self, path: str) -> Path:
         return self._folders[path]
 
-    def model(self, path: str, place: int) -> Transformer:
-        key = self._folders[path], self._meshes[place]
+    def model(
+        self, path: str, place: int, quantization: str | None = None
+    ) -> Transformer:
+        key = self._folders[path], self._meshes[place], quantization
         if key not in self._models:
             self._progress(f"loading {path}")
             self._models[key] = self._load(*key, self._configs[path])
@@ -142,12 +151,22 @@ class Checkpoints:
         return jax.device_put(lora, lora_shardings(lora, config, mesh))
 
     def _load(
-        self, folder: Path, mesh: Mesh | None, config: ModelConfig
+        self,
+        folder: Path,
+        mesh: Mesh | None,
+        quantization: str | None,
+        config: ModelConfig,
     ) -> Transformer:
         if is_store(folder):
-            return restore_transformer(folder, dtype=self._dtype, mesh=mesh)
+            return restore_transformer(
+                folder, dtype=self._dtype, mesh=mesh, quantization=quantization
+            )
         return load_transformer(
-            folder, dtype=self._dtype, vocab_size=config.vocab_size, mesh=mesh
+            folder,
+            quantization=quantization,
+            dtype=self._dtype,
+            vocab_size=config.vocab_size,
+            mesh=mesh,
         )
 
 
@@ -186,6 +205,9 @@ def build_engine(
     names = [c.name for c in candidates]
     _check_names(names)
     _check_policy(policy, names)
+    for i, candidate in enumerate(candidates):
+        check_quantization(candidate.quantization, f"candidates[{i}].quantization")
+    check_quantization(switcher.quantization, "switcher.quantization")
     with_switcher = policy.name == "switcher"
     paths = [c.path for c in candidates] + [switcher.path] * with_switcher
     checkpoints = Checkpoints(
@@ -198,7 +220,7 @@ def build_engine(
         speakers.append(
             Speaker(
                 candidate.name,
-                checkpoints.model(candidate.path, place),
+                checkpoints.model(candidate.path, place, candidate.quantization),
                 vocabulary,
                 prompt_format=candidate.prompt_format,
                 stop_ids=stop_ids(folder, vocabulary.tokenizer),
@@ -259,7 +281,7 @@ def _make_policy(
     policy: Policy
     if options.name == "switcher":
         policy = Switcher(
-            checkpoints.model(switcher.path, n),
+            checkpoints.model(switcher.path, n, switcher.quantization),
             checkpoints.vocabulary(switcher.path),
             n,
             switcher.options,

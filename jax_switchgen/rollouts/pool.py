@@ -18,6 +18,8 @@ class Candidate(Protocol):
     def adapter(self) -> str | None: ...
     @property
     def prompt_format(self) -> str: ...
+    @property
+    def quantization(self) -> str | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,10 @@ def pool_of(candidates: Sequence[Candidate]) -> Pool:
     """
     fields = ("name", "path", "adapter", "prompt_format")
     described = [{field: getattr(c, field) for field in fields} for c in candidates]
+    for candidate, description in zip(candidates, described, strict=True):
+        # Younger than the first rollouts, whose fingerprints say nothing of it.
+        if candidate.quantization is not None:
+            description["quantization"] = candidate.quantization
     text = json.dumps(described, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Pool(digest, tuple(c.name for c in candidates))

@@ -16,6 +16,7 @@ from jax_switchgen.checkpoints.store import is_store, restore_transformer
 from jax_switchgen.generation.journal import file_digest
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.quantization import check_quantization
 from jax_switchgen.models.sharding import TRAINING_RULES
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.build import CandidateOptions, SwitcherSource
@@ -74,6 +75,13 @@ def build_learner(
     Raises:
       ValueError: one line that names what is wrong and what to do.
     """
+    check_quantization(switcher.quantization, "switcher.quantization")
+    if switcher.quantization and not options.lora_rank:
+        raise ValueError(
+            f"switcher.quantization={switcher.quantization!r} with "
+            "training.lora_rank=0: rounded weights cannot be trained; train an adapter "
+            "over them (lora_rank=64), or set quantization to None"
+        )
     pool = pool_of(candidates)
     files = [read_rollouts(Path(path), pool) for path in options.rollouts]
     folder = resolve_checkpoint(switcher.path, progress)
@@ -92,7 +100,13 @@ def build_learner(
     def load(dtype: str) -> Transformer:
         progress(f"loading {switcher.path}")
         read = restore_transformer if is_store(folder) else load_transformer
-        return read(folder, dtype=jnp.dtype(dtype), mesh=mesh, rules=TRAINING_RULES)
+        return read(
+            folder,
+            dtype=jnp.dtype(dtype),
+            mesh=mesh,
+            rules=TRAINING_RULES,
+            quantization=switcher.quantization,
+        )
 
     def first_params() -> Params:
         if options.lora_rank:
@@ -120,9 +134,10 @@ def identity(config: dict[str, Any], options: TrainingOptions) -> dict[str, Any]
       config: the resolved sections.
     """
     files = [Path(path) for path in options.rollouts]
+    switcher = ("path", "labels", "quantization")
     return {
         "candidates": config["candidates"],
-        "switcher": {name: config["switcher"][name] for name in ("path", "labels")},
+        "switcher": {name: config["switcher"][name] for name in switcher},
         "training": config["training"],
         # A file that is missing is named when it is read.
         "rollouts": [file_digest(path) for path in files if path.is_file()],

@@ -6,7 +6,7 @@ import pytest
 
 NAMES = (
     *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
-    *("collect_vs_alone", "evaluate_vs_engine"),
+    *("collect_vs_alone", "evaluate_vs_engine", "quantization", "placement"),
 )
 
 
@@ -74,6 +74,18 @@ def test_memory_counts_parameters_and_caches(outputs):
     # Keys and values of 2 heads x 8 for each of 4 slots x 256 positions.
     assert results["cache_bytes"] == 4 * 4 * (4 * 256) * (2 * 2 * 8)
     assert results["peak_bytes"] > results["before_models_bytes"]
+
+
+def test_quantized_bytes_and_loss(outputs):
+    """One byte a weight and 4 an output; norms of 32 keep 2 bytes a number."""
+    layers, all_of_it = record(outputs, "quantization")["results"]
+    embeddings = 2 * 512 * 32
+    assert layers["bytes"] - all_of_it["bytes"] == embeddings - 4 * 2 * 512
+    weights = embeddings + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
+    outs = 2 * 512 + 2 * 32 + 2 * 16 + 2 * 64 + 32
+    assert all_of_it["bytes"] == weights + 4 * outs + 2 * 3 * 32
+    assert 0 < layers["kl"] < all_of_it["kl"] < 0.01
+    assert 0.9 < all_of_it["same_token"] <= 1
 
 
 def test_made_up_text_is_read_as_the_ids_that_wrote_it(benchmark_modules):

@@ -52,8 +52,8 @@ def test_every_family_computes_the_same_function(name, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "BF16"]
 )
-def test_quantised_tensor_is_the_original_within_its_step(kind, tmp_path):
-    """Row order included: blocks are dequantised after the rows are put in order."""
+def test_quantized_tensor_is_the_original_within_its_step(kind, tmp_path):
+    """Row order included: blocks are dequantized after the rows are put in order."""
     model = tiny_model(TINY["llama"][1])
     number = gguf.GGMLQuantizationType[kind]
     tensors = llama_cpp_tensors("llama", model)
@@ -221,8 +221,8 @@ def test_unknown_architecture(tmp_path):
 
 
 @pytest.mark.parametrize("number", [15, 99])
-def test_unknown_quantisation_type(number, tiny, tmp_path):
-    """15 (Q8_K) is known to ggml but has no dequantisation in Python."""
+def test_unknown_quantization_type(number, tiny, tmp_path):
+    """15 (Q8_K) is known to ggml but has no dequantization in Python."""
     name = b"blk.0.attn_k.weight"
     content = bytearray(tiny[0].read_bytes())
     kind_at = content.index(name) + len(name) + 4 + 2 * 8

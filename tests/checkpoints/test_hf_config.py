@@ -71,7 +71,7 @@ def test_an_older_spelling_of_rope_is_read(folder):
         ({"hidden_size": "many"}, ("transformers cannot read", "correct")),
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            ("quantization_config", "fp8", "unquantised"),
+            ("quantization_config", "fp8", "unquantized"),
         ),
     ],
 )

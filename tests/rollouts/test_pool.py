@@ -24,7 +24,9 @@ def test_the_fingerprint_is_the_same_in_every_process():
     assert pool_of([P, F]).fingerprint == "151886e5d4ac5cc5"
 
 
-@pytest.mark.parametrize("field", ["name", "path", "adapter", "prompt_format"])
+@pytest.mark.parametrize(
+    "field", ["name", "path", "adapter", "prompt_format", "quantization"]
+)
 def test_every_field_of_a_candidate_counts(field):
     other = dataclasses.replace(P, **{field: "other"})
     assert pool_of([other, F]).fingerprint != pool_of([P, F]).fingerprint
