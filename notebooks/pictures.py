@@ -46,7 +46,11 @@ def turns_html(question: str, segments: Sequence[Segment], names: Sequence[str])
 
 def _on_colour(text: str, speaker: str, names: Sequence[str]) -> str:
     colour = colour_of(speaker, names)
-    style = f"background:{colour}33;border-bottom:2px solid {colour};padding:1px 0"
+    # Isolated: a segment that is written from right to left stays in its place.
+    style = (
+        f"background:{colour}33;border-bottom:2px solid {colour};padding:1px 0;"
+        "unicode-bidi:isolate"
+    )
     title = html.escape(speaker, quote=True)
     return f'<span title="{title}" style="{style}">{html.escape(text)}</span>'
 

@@ -41,12 +41,13 @@ def launch(name: str, *flags: str, **environment: str) -> None:
     Raises:
       RuntimeError: it failed; its last line says why.
     """
-    print("$ python", f"launch/{name}.py", *flags)
+    print("$ python", f"launch/{name}.py", *flags[:1], "…" if flags[1:] else "")
     command = [sys.executable, str(Path("launch", f"{name}.py")), *flags]
     last = ""
     with subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+        # Notebooks say that they are terminals; lines of progress would repeat.
+        env=os.environ | {"FORCE_COLOR": "", "PYTHONUNBUFFERED": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -78,12 +78,13 @@ def executed(pool, tmp_path_factory):
         lines = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
         notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(lines))
         environment = os.environ | {
-            "JAX_SWITCHGEN_CACHE": str(folder / "cache"),
+            "JAX_SWITCHGEN_CACHE": str(pool / "cache"),  # programs of both notebooks
             "HF_HUB_OFFLINE": "1",
             "IPYTHONDIR": str(folder / "ipython"),
             "PYTHONPATH": str(ROOT),
             # One device, and fast to compile.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            "--xla_llvm_disable_expensive_passes=true",
         }
         client = NotebookClient(
             notebook,
@@ -106,6 +107,11 @@ def shown(cell, kind):
     if kind == "text":
         return "".join(o.text for o in cell.outputs if o.output_type == "stream")
     return [o.data[kind] for o in cell.outputs if kind in o.get("data", {})]
+
+
+def lines(cell):
+    """How many lines of text it shows: of a launcher's progress, few."""
+    return shown(cell, "text").count("\n")
 
 
 def speakers(html):
@@ -172,6 +178,7 @@ def test_train_switcher(executed):
         QUESTIONS=("Why?", "How?", "Who?"),
     )
     assert "24 places" in shown(cells["collect"], "text")
+    assert max(lines(cells[name]) for name in ("collect", "train", "use")) < 80
     for name in ("labels", "calibration"):
         assert len(shown(cells[name], "image/png")) == 1, name
     assert "Colour" in shown(cells["example"], "text/html")[0]
