@@ -27,6 +27,7 @@ _pool = get_config
 def get_config(variant=""):
     config = _pool(variant)
     config.policy.name = "switcher"
+    config.generation.batch_size = 1  # half as many programs
     config.switcher.temperature = 3.0
     config.switcher.top_p = 1.0
     config.training = presets.training(("none",), "none", compute_dtype="float32")
