@@ -72,7 +72,7 @@ def run(main: Callable[[], int], usage: str) -> typing.NoReturn:
     sys.path.insert(0, str(ROOT))  # configs import each other from anywhere
     try:
         _parse_flags(sys.argv)
-        _prepare_environment()
+        prepare_environment()
         code = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -155,7 +155,7 @@ def as_json(sections: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in sections.items()}
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
     """Settings that jax and transformers read when they are imported."""
     from jax_switchgen.checkpoints.packaged import cache_directory
 
