@@ -72,6 +72,8 @@ def get_config(variant=""):
     config.training = presets.training(("rollouts.jsonl",), "training")
     config.training.max_length = 128
     config.training.accumulation = 8
+    # 64, as for 8B, is wider than the model: the adapter would be most of the work.
+    config.training.lora_rank = 1
     return config
 """
 
@@ -87,7 +89,9 @@ def test_a_small_pool_is_planned_with_its_training(plan, pool, tmp_path):
         *("prefill", "catch-up", "decode segment", "fork (rollouts)"),
         *("switcher probe", "train step"),
     ]
-    assert found["fits"] and all(phase["temp_bytes"] > 0 for phase in found["phases"])
+    assert found["fits"]
+    for phase in found["phases"]:  # a fork copies from slot to slot, and needs no room
+        assert (phase["temp_bytes"] > 0) is (phase["name"] != "fork (rollouts)")
     train = found["phases"][-1]
     assert 1.2 <= train["flops_ratio"] <= 2.0
     assert "generation fits" in said and "training fits" in said
