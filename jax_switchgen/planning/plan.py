@@ -189,7 +189,7 @@ def _train_phase(devices: Sequence, training: Training, candidates: int) -> Phas
 
 def _compile_all(phases: Sequence[Phase], progress: Progress) -> list[Compiled]:
     """In as many threads as there are cores, for a compilation uses one; at most 4,
-    for one of 8B takes 3 GB of memory."""
+    for one of 8B takes 6 GB of memory."""
     progress(f"compiling {len(phases)} programs")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         tasks = [pool.submit(compile_phase, phase) for phase in phases]
