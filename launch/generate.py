@@ -66,6 +66,11 @@ def main() -> int:
     files = (INPUT.value is not None, OUTPUT.value is not None)
     if any(files) if PROMPT.value is not None else not all(files):
         raise ValueError("give either --prompt, or both --input and --output")
+    if PROMPT.value is not None and (hosts.DISTRIBUTED.value or shards.asked()):
+        raise ValueError(
+            "several processes share the lines of --input; for one --prompt leave out "
+            "--distributed, --shard_index and --num_shards"
+        )
     started = time.perf_counter()
     # Imported late: these take seconds, and help and wrong flags need none of them.
     from jax_switchgen.generation.profiling import ProfileOptions

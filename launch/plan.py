@@ -101,6 +101,11 @@ def shapes(config: dict[str, Any], notes: Any) -> tuple[Any, Any]:
     found = with_shared_shapes(found, config["mesh"].tensor)
     if any(c.adapter for c in (*config["candidates"], config["switcher"])):
         notes.line("adapters are not in the plan: usually below 2 % of their model")
+    if any(c.quantization for c in (*config["candidates"], config["switcher"])):
+        notes.line(
+            f"quantization is not in the plan: matrices count as {config['dtype']}; "
+            "int8 ones take half of bfloat16"
+        )
     pool = Pool(
         candidates=tuple((c.path, found[c.path]) for c in config["candidates"]),
         switcher=(switcher, found[switcher])

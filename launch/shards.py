@@ -12,6 +12,11 @@ SHARD_INDEX = flags.DEFINE_integer("shard_index", None, "Which part, from 0.")
 NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "How many parts there are.")
 
 
+def asked() -> bool:
+    """Whether the flags say a part."""
+    return SHARD_INDEX.value is not None or NUM_SHARDS.value is not None
+
+
 def own(host: Host) -> "Shard":
     """By the flags, or by this process's index among those of the job.
 
@@ -21,7 +26,7 @@ def own(host: Host) -> "Shard":
     from jax_switchgen.generation.job_output import Shard
 
     index, count = SHARD_INDEX.value, NUM_SHARDS.value
-    if index is None and count is None:
+    if not asked():
         return Shard(host.index, host.count)
     if host.count > 1:
         raise ValueError(

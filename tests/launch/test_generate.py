@@ -125,6 +125,10 @@ def test_a_job_killed_and_started_again_is_the_uninterrupted_job(
         ("--prompt=x", "--config is missing"),
         ("--config=nowhere.py --prompt=x", "nowhere.py: no such file"),
         ("--config={pool}/config.py", "give either --prompt, or both --input"),
+        (
+            "--config={pool}/config.py --prompt=x --shard_index=1 --num_shards=2",
+            "several processes share the lines of --input",
+        ),
         ("--config={pool}/config.py --promt=x", "did you mean 'prompt'"),
         ("--config={pool}/config.py:pepper --prompt=x", "no variant 'pepper'"),
         (
