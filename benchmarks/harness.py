@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jax_switchgen.evaluation.statistics import Interval
+if TYPE_CHECKING:  # not to be in the memory of benchmarks that do without
+    from jax_switchgen.evaluation.statistics import Interval
 
 
 def progress(line: str) -> None:
@@ -56,7 +57,7 @@ def show_spread(s: Mapping[str, float]) -> str:
     return f"{s['median']:.2f} ({s['min']:.2f}-{s['max']:.2f})"
 
 
-def as_list(interval: Interval) -> list[float]:
+def as_list(interval: "Interval") -> list[float]:
     """Estimate, low and high."""
     return [round(x, 4) for x in dataclasses.astuple(interval)]
 
