@@ -15,9 +15,8 @@ from tests.launch.conftest import CHOICES, CONFIG_FILE, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("switch_generation_tpu", "train_switcher")
-SECONDS = (
-    1200  # of one cell: a limit for what hangs, far above what a slow machine needs
-)
+# Of one cell: a limit for what hangs, far above what a slow machine needs.
+SECONDS = 1200
 
 # The untuned switcher chooses, flattened so that both speak.
 FURTHER = """
