@@ -248,7 +248,10 @@ def test_other_rollouts_are_another_training(tmp_path):
         options = synthetic.options(rollouts=(str(path),))
         config = {
             "candidates": [],
-            "switcher": {"path": "a", "labels": None, "temperature": float(count)},
+            "switcher": {
+                **{"path": "a", "labels": None, "quantization": None},
+                "temperature": float(count),
+            },
             "training": {},
         }
         found.append(identity(config, options))
