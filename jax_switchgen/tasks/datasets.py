@@ -265,9 +265,10 @@ def load_jsonl(path: Path, task: Task) -> tuple[list[Record], list[str]]:
             if record.id in records:
                 raise ValueError(f"id {record.id!r} occurs before")
         except ValueError as error:  # JSONDecodeError is one
-            problems.append(f"{path}: line {number}: {error}; left out")
+            problems.append(f"{path}: line {number}: {error}")
         else:
             records[record.id] = record
     if not records:
-        raise ValueError(f"{path}: no line can be read; first: {problems[:1]}")
-    return list(records.values()), problems
+        first = f"; the first: {problems[0]}" if problems else ": it is empty"
+        raise ValueError(f"{path}: no line can be read{first}")
+    return list(records.values()), [f"{problem}; left out" for problem in problems]

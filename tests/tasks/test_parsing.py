@@ -85,7 +85,7 @@ def test_users_file(tmp_path):
     assert len(problems) == 5
     assert all(p.startswith(s) for p, s in zip(problems, starts, strict=True))
     path.write_text("{}\n")
-    with pytest.raises(ValueError, match="no line can be read"):
+    with pytest.raises(ValueError, match="no line can be read; the first: .*line 1: "):
         load_jsonl(path, ARC)
 
 
