@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.trace import Response
 

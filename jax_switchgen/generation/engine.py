@@ -18,7 +18,7 @@ import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 
-from jax_switchgen.generation.cached_model import cache_length_for
+from jax_switchgen.generation.buckets import cache_length_for
 from jax_switchgen.generation.decision import Policy
 from jax_switchgen.generation.draft import Draft
 from jax_switchgen.generation.options import GenerationOptions

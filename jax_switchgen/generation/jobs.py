@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from jax_switchgen.generation.cached_model import cache_length_for
+from jax_switchgen.generation.buckets import cache_length_for
 from jax_switchgen.generation.engine import Engine, Event
 from jax_switchgen.generation.job_output import JobOutput, Shard
 from jax_switchgen.generation.journal import file_digest

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import special
 
-from jax_switchgen.generation.cached_model import Buckets, batch_buckets
+from jax_switchgen.generation.buckets import Buckets, batch_buckets
 from jax_switchgen.generation.decision import Policy
 from jax_switchgen.generation.judged_text import JudgedText, Tokens, cut, windows
 from jax_switchgen.generation.options import GenerationOptions

@@ -16,7 +16,7 @@ from jax_switchgen.checkpoints.hf import load_tokenizer
 from jax_switchgen.checkpoints.resolve import Progress, resolve_checkpoint
 from jax_switchgen.checkpoints.reward import load_reward
 from jax_switchgen.decoding.reward import row_rewards
-from jax_switchgen.generation.cached_model import cache_length_for
+from jax_switchgen.generation.buckets import cache_length_for
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.transformer import Transformer
 

@@ -20,12 +20,8 @@ import numpy as np
 
 from jax_switchgen.decoding.programs import Written
 from jax_switchgen.decoding.sampling import make_sampling
-from jax_switchgen.generation.cached_model import (
-    Buckets,
-    WriteOrder,
-    batch_buckets,
-    chunk_for,
-)
+from jax_switchgen.generation.buckets import Buckets, batch_buckets, chunk_for
+from jax_switchgen.generation.cached_model import WriteOrder
 from jax_switchgen.generation.decision import Policy, Speak
 from jax_switchgen.generation.draft import Draft
 from jax_switchgen.generation.options import GenerationOptions

@@ -15,11 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.decoding import programs
 from jax_switchgen.decoding.sampling import Sampling
-from jax_switchgen.generation.cached_model import (
-    LONG_CHUNK,
-    cache_length_for,
-    chunk_for,
-)
+from jax_switchgen.generation.buckets import LONG_CHUNK, cache_length_for, chunk_for
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes

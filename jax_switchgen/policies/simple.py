@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.options import GenerationOptions
 

@@ -17,12 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_switchgen.generation.cached_model import (
-    Buckets,
-    CachedModel,
-    cache_length_for,
-    chunk_for,
-)
+from jax_switchgen.generation.buckets import Buckets, cache_length_for, chunk_for
+from jax_switchgen.generation.cached_model import CachedModel
 from jax_switchgen.generation.decision import Policy, Speak, Turn
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.text import Vocabulary

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_switchgen.decoding import programs
-from jax_switchgen.generation.cached_model import chunk_for
+from jax_switchgen.generation.buckets import chunk_for
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.trace import Request, Response
 from jax_switchgen.models.transformer import init_transformer

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh
 
 from jax_switchgen.decoding import programs
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.session import Session
 from jax_switchgen.generation.speaker import Speaker

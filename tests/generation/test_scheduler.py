@@ -3,11 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jax_switchgen.generation.cached_model import (
-    batch_buckets,
-    cache_length_for,
-    common_prefix,
-)
+from jax_switchgen.generation.buckets import batch_buckets, cache_length_for
+from jax_switchgen.generation.cached_model import common_prefix
 from jax_switchgen.generation.scheduler import Scheduler
 
 

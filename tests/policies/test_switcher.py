@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.policies.simple import ForcedEnds

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
 from jax_switchgen.training.data import (
     MOST_PADDING,

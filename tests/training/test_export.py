@@ -13,7 +13,7 @@ import transformers
 
 from jax_switchgen.checkpoints.hf import export_transformer, load_transformer
 from jax_switchgen.checkpoints.peft import load_lora, merge
-from jax_switchgen.generation.cached_model import Buckets
+from jax_switchgen.generation.buckets import Buckets
 from jax_switchgen.policies.build import CandidateOptions, SwitcherSource
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
 from jax_switchgen.rollouts.pool import pool_of
