@@ -9,6 +9,9 @@ The same places and branches, random switching, greedy, no stop tokens, three wa
                reads prompt and prefix again.
     response   one response at a time, as a loop over `generate` calls would.
 
+`bound` is what `together` would gain if its matmuls took no more than they take alone,
+and everything else nothing (floor.py).
+
 Tokens are those that candidates wrote; a prefix and a branch's segment count once. What
 the three write is compared, and must be the same.
 """
@@ -18,6 +21,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
+import floor
 import harness
 import pools
 from harness import progress
@@ -132,14 +136,18 @@ def main() -> None:
             for place in chosen:
                 contender.collect([place])
 
-    for name in contenders:
+    progress("together: first run, with compilation")
+    with floor.recorded() as forwards:
+        collect("together", places)
+    for name in ("query", "response"):
         progress(f"{name}: first run, with compilation")
-        collect(name, places if name == "together" else places[:2])
+        collect(name, places[:2])
     seconds = harness.interleave(
         {name: lambda name=name: collect(name, places) for name in contenders},
         args.repeats,
     )
     together = contenders["together"]
+    least = floor.seconds_of(forwards, pool.candidates[0])
     same = [
         {i: set(o) for i, o in c.outputs.items()}
         == {i: set(o) for i, o in together.outputs.items()}
@@ -151,11 +159,19 @@ def main() -> None:
             "tokens": c.tokens,
             "read": c.read,
             "gain": harness.ratio(seconds[name], seconds["together"]),
+            "bound": round(min(seconds[name]) / sum(least.values()), 2),
         }
         for name, c in contenders.items()
     }
     harness.print_table(
-        ("", "tok/s", "tokens written", "tokens read", "together is faster by"),
+        (
+            "",
+            "tok/s",
+            "tokens written",
+            "tokens read",
+            "together is faster by",
+            "bound",
+        ),
         [
             (
                 name,
@@ -163,12 +179,14 @@ def main() -> None:
                 r["tokens"],
                 r["read"],
                 harness.show_spread(r["gain"]),
+                f"{r['bound']:.2f}",
             )
             for name, r in results.items()
         ],
     )
     print(f"all wrote the same: {all(same)}")
     results["same"] = all(same)
+    results["matmul_seconds"] = {kind: round(s, 2) for kind, s in least.items()}
     harness.print_json("collect_vs_alone", vars(args), results)
 
 

@@ -19,11 +19,15 @@ Who speaks decides how full passes are and how much there is to read, so both fo
 one schedule, pseudo-random and equally likely for all candidates: each pays its
 switcher's full cost, and its answer is then set aside. Prompts are plain text: chat
 templates would add a constant to every prompt that the reference reads again and again.
+
+`bound` is the ratio that an engine would reach whose matmuls, those of our run, took no
+more than they take alone, and everything else nothing (floor.py).
 """
 
 import argparse
 import time
 
+import floor
 import harness
 import jax
 import pools
@@ -140,6 +144,7 @@ def main() -> None:
             harness.show_spread(r["ours_tokens_per_s"]),
             harness.show_spread(r["reference_tokens_per_s"]),
             harness.show_spread(r["ratio"]),
+            f"{r['bound']:.2f}",
             r["ours_read"],
             f"{r['reference_read']} + {r['reference_answer_tokens']} answered",
             f"{r['passes']} x {r['rows_per_pass']:.1f}",
@@ -149,7 +154,7 @@ def main() -> None:
     ]
     harness.print_table(
         (
-            *("new", "ours tok/s", "reference tok/s", "ratio", "ours reads"),
+            *("new", "ours tok/s", "reference tok/s", "ratio", "bound", "ours reads"),
             *("reference reads", "our passes", "compiled"),
         ),
         rows,
@@ -178,7 +183,8 @@ def _compare(args, pool, queries, reference: ReferenceLoop, new: int) -> dict:
     jax.clear_caches()  # so that programs are counted for this length alone
     progress(f"{new} tokens: first run of ours, with compilation")
     start = time.perf_counter()
-    responses = engine.generate(queries)
+    with floor.recorded() as forwards:
+        responses = engine.generate(queries)
     first = time.perf_counter() - start
     compiled = sum(num_compiled().values())
     assert all(r.output_tokens == new for r in responses)
@@ -198,6 +204,7 @@ def _compare(args, pool, queries, reference: ReferenceLoop, new: int) -> dict:
     total = new * len(queries)
     assert reference.written == total
     passes = sum(s.passes for s in speakers)
+    least = floor.seconds_of(forwards, pool.candidates[0])
     return {
         "new": new,
         "ours_seconds": harness.spread(seconds["ours"]),
@@ -207,6 +214,8 @@ def _compare(args, pool, queries, reference: ReferenceLoop, new: int) -> dict:
             [total / s for s in seconds["reference"]]
         ),
         "ratio": harness.ratio(seconds["reference"], seconds["ours"]),
+        "matmul_seconds": {kind: round(s, 2) for kind, s in least.items()},
+        "bound": round(min(seconds["reference"]) / sum(least.values()), 2),
         "ours_read": sum(s.prefilled for s in speakers) + policy.reader.read,
         "reference_read": reference.read,
         "reference_answer_tokens": reference.answered,

@@ -3,10 +3,12 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile much and compute little: without optimisation, twice as fast.
+# Tests compile much and compute little: without optimisation, twice as fast. Eight
+# devices on two busy cores wait long for each other; after 40 s XLA would abort.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
+    "--xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
 
 import hypothesis  # noqa: E402

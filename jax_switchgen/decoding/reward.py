@@ -30,7 +30,7 @@ def row_rewards(
     """
     B, T = tokens_BT.shape
     start_B = jnp.zeros(B, jnp.int32)
-    x_BTD, _ = hidden(
+    x_B1D, _ = hidden(
         model,
         tokens_BT,
         ropes=rope_tables(model.config, start_B, T),
@@ -38,7 +38,7 @@ def row_rewards(
         past_length_B=start_B,
         recent=empty_recent(model.config, B, T, model.dtype),
         offset=0,
+        only_B=length_B - 1,
     )
-    x_B1D = jnp.take_along_axis(x_BTD, length_B[:, None, None] - 1, 1)
     # Rounded to bfloat16, rewards of 12.30 and 12.32 would be a tie.
     return linear(head_1D, x_B1D.astype(jnp.float32))[:, 0, 0]

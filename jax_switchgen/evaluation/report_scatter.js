@@ -101,10 +101,11 @@ function costPlot() {
     return scored.map((system) => {
       const rows = common.map((t) => at(summary, system, t));
       const [x, y] = [mean(rows.map(cost)), mean(rows.map((r) => r.score))];
-      const squares = rows.map((r) => ((r.high - r.low) / 2) ** 2);
-      const half = Math.sqrt(squares.reduce((a, b) => a + b, 0)) / rows.length;
-      return { system, x, y, low: y - half, high: y + half,
-        facts: [["score", `${percent(y)} ± ${percent(half)}`], [label, plain(x, 1)]] };
+      // Each side by itself, so that no bar leaves the range of the scores.
+      const reach = (end) => Math.hypot(...rows.map((r) => end(r) - r.score)) / rows.length;
+      const [low, high] = [y - reach((r) => r.low), y + reach((r) => r.high)];
+      return { system, x, y, low, high,
+        facts: [["score", `${percent(y)} (${span(low, high, percent)})`], [label, plain(x, 1)]] };
     }).filter((p) => Number.isFinite(p.x) && p.x > 0 && Number.isFinite(p.y));
   }
 

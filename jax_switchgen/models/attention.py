@@ -36,7 +36,8 @@ def attention(
         scores.append(s_BKGTS.reshape(s_BKMS.shape))
     # Every query sees itself, so that the maximum is finite.
     peaks = [jnp.max(s_BKMS, -1, keepdims=True) for s_BKMS in scores]
-    peak_BKM1 = functools.reduce(jnp.maximum, peaks)
+    # It cancels out, and so do its gradients.
+    peak_BKM1 = jax.lax.stop_gradient(functools.reduce(jnp.maximum, peaks))
     x_BKMH = jnp.zeros(q_BKMH.shape, jnp.float32)
     total_BKM1 = jnp.zeros_like(peak_BKM1)
     for (_, v_BKSH), s_BKMS in zip(parts, scores, strict=True):

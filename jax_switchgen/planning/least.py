@@ -1,17 +1,22 @@
 """The least that a program can move and compute, from the sizes of the model alone.
 
-Every weight that is used is read once for all rows, every cached key and value that a
-row may see is read once, and what is new is written once. Activations stay on the chip.
+Every weight that is used is read once for all rows (but of the embedding, whose rows
+are few), every cached key and value that a row may see is read once, and what is new is
+written once. Activations stay on the chip.
+Of the last layer, whose output goes nowhere but into the head, only keys and values are
+needed of every token, and the rest of those tokens of which something is asked.
 """
 
 import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
-from jax_switchgen.models.transformer import model_specs
+from jax_switchgen.models.quantization import Matrix
+from jax_switchgen.planning.shapes import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,104 +32,155 @@ class Least:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """Some matrices of a model: weights, and bytes, scales of quantized ones included.
+
+    Both are of one chip.
+    """
+
+    weights: int
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Share:
     """What one chip has of a model.
 
     Attributes:
-      params: of all arrays.
-      blocks: of the layers' matrices, which every token goes through.
-      head: of the output head; a tied one is the embedding.
-      heads, kv_heads: of attention.
+      params_bytes: of all arrays.
+      blocks: the matrices of all layers.
+      rest: of the last layer's, those that make no keys and values.
+      head: the output head; a tied one is the embedding.
+      heads, kv_heads: of attention. Where those of keys and values do not divide, each
+        chip holds all of them, and needs those of its queries.
+      itemsize: bytes of the dtype in which it computes.
     """
 
     config: ModelConfig
-    params: int
-    blocks: float
-    head: int
+    params_bytes: int
+    blocks: Part
+    rest: Part
+    head: Part
     heads: int
     kv_heads: int
+    itemsize: int
 
-    def attended(self, window: int) -> float:
-        """Keys that a row reads, summed over layers; local layers see fewer."""
+    def keys_seen(self, past: int, tokens: int) -> list[int]:
+        """Keys that the queries of a row's next tokens see, summed over these, in each
+        layer: the past and those up to the query; in local layers of them the newest.
+        """
         c = self.config
-        local = min(window, c.sliding_window or window)
-        return sum(local if c.is_local(i) else window for i in range(c.num_layers))
 
-    def cache_bytes(self, positions: float, itemsize: int) -> float:
+        def seen(limit: int) -> int:
+            return sum(min(past + t, limit) for t in range(1, tokens + 1))
+
+        every = seen(past + tokens)
+        local = every if c.sliding_window is None else seen(c.sliding_window)
+        return [local if c.is_local(i) else every for i in range(c.num_layers)]
+
+    def read_bytes(self, keys: float) -> float:
+        """Of so many keys and their values, summed over layers."""
+        c = self.config
+        needed = -(-c.num_kv_heads * self.heads // c.num_heads)
+        return self.cache_bytes(keys) * needed / self.kv_heads
+
+    def cache_bytes(self, positions: float) -> float:
         """Of keys and values at so many positions, summed over layers."""
-        return 2 * self.kv_heads * self.config.head_dim * positions * itemsize
+        return 2 * self.kv_heads * self.config.head_dim * positions * self.itemsize
 
     def attention_flops(self, keys: float) -> float:
         """Of one query against so many keys, summed over layers: scores and sum."""
         return 4 * self.heads * self.config.head_dim * keys
 
+    def passed(self, rows: int, tokens: int, asked: int) -> int:
+        """Weights times tokens that go through them.
 
-def share_of(config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Share:
+        Args:
+          asked: 1 if something is asked of the last token of each row, 0 if of none;
+            only such a token goes through the rest of the last layer.
+        """
+        rest = (tokens - asked) * self.rest.weights
+        return rows * (tokens * self.blocks.weights - rest)
+
+    def seen(self, rows: int, tokens: int, asked: int, past: int) -> int:
+        """Keys, summed over the queries of these tokens and over layers."""
+        *others, _ = self.keys_seen(past, tokens)
+        *_, last = self.keys_seen(past + tokens - 1, 1)
+        return rows * (sum(others) + asked * last)
+
+
+def share_of(
+    c: ModelConfig, mesh: Mesh, dtype: str, quantization: str | None = None
+) -> Share:
     """What each chip of a mesh has of a model."""
-    shardings = param_shardings(config, mesh, rules)
-    sizes = {
-        path: math.prod(shardings[path].shard_shape(spec.shape))
-        for path, spec in model_specs(config).items()
-    }
-    blocks = sum(
-        n
-        for path, n in sizes.items()
-        if path.startswith("layers.") and len(model_specs(config)[path].shape) == 2
-    )
-    tensor = mesh.shape["tensor"]
-    split = config.num_kv_heads % tensor == 0
+    arrays = abstract_params(c, mesh, dtype, quantization)
+
+    def shard(x: Matrix) -> tuple[int, ...]:
+        return x.sharding.shard_shape(x.shape)
+
+    def nbytes(x: Matrix) -> int:
+        leaves = jax.tree.leaves(x)
+        return sum(math.prod(shard(leaf)) * leaf.dtype.itemsize for leaf in leaves)
+
+    def part(paths: list[str]) -> Part:
+        matrices = [arrays[path] for path in paths if len(arrays[path].shape) == 2]
+        weights = sum(math.prod(shard(x)) for x in matrices)
+        return Part(weights, sum(nbytes(x) for x in matrices))
+
+    last = f"layers.{c.num_layers - 1}."
+    in_cache = (f"{last}k", f"{last}v")
     return Share(
-        config,
-        sum(sizes.values()),
-        blocks,
-        sizes["embed" if config.tie_embeddings else "head"],
-        config.num_heads // tensor,
-        config.num_kv_heads // tensor if split else config.num_kv_heads,
+        config=c,
+        params_bytes=sum(nbytes(x) for x in arrays.values()),
+        blocks=part([p for p in arrays if p.startswith("layers.")]),
+        rest=part([p for p in arrays if p.startswith(last) and p not in in_cache]),
+        head=part(["embed" if c.tie_embeddings else "head"]),
+        heads=shard(arrays["layers.0.q"])[0] // c.head_dim,
+        kv_heads=shard(arrays["layers.0.k"])[0] // c.head_dim,
+        itemsize=jnp.dtype(dtype).itemsize,
     )
 
 
-def decode_least(
-    share: Share, rows: int, window: int, segment_length: int, itemsize: int
-) -> Least:
+def decode_least(share: Share, rows: int, window: int, segment_length: int) -> Least:
     """Of one step of a segment, on average; the window is taken to be full."""
-    layers = share.config.num_layers
-    past = rows * share.attended(window)
-    recent = rows * layers * (segment_length + 1) / 2  # those written so far
-    weights = (share.blocks + share.head) * itemsize
-    moved = share.cache_bytes(past + recent + rows * layers, itemsize)
-    flops = 2 * rows * (share.blocks + share.head)
-    flops += share.attention_flops(past + recent)
-    return Least(weights + moved, flops)
+    keys = rows * sum(share.keys_seen(window, segment_length)) / segment_length
+    moved = share.read_bytes(keys) + share.cache_bytes(rows * share.config.num_layers)
+    passed = rows * (share.blocks.weights + share.head.weights)
+    return Least(
+        share.blocks.nbytes + share.head.nbytes + moved,
+        2 * passed + share.attention_flops(keys),
+    )
 
 
 def chunk_least(
-    share: Share, rows: int, tokens: int, window: int, itemsize: int, labels: int = 0
+    share: Share, rows: int, tokens: int, window: int, labels: int = 0
 ) -> Least:
     """Of reading a chunk into the caches.
 
     Args:
-      labels: rows of the head that a probe reads. With none, nothing is asked of the
-        last layer but keys and values.
+      labels: rows of the head that a probe reads for the last token of each row.
     """
-    c = share.config
-    past, layers, blocks = rows * share.attended(window), c.num_layers, share.blocks
-    if not labels:
-        keys_values = 2 * share.kv_heads * c.head_dim * c.embed_dim
-        past *= (layers - 1) / layers
-        blocks = blocks * (layers - 1) / layers + keys_values
-    weights = (blocks + labels * c.embed_dim) * itemsize
-    moved = share.cache_bytes(past + rows * tokens * layers, itemsize)
-    queried = layers if labels else layers - 1
-    keys = tokens * (past + rows * queried * (tokens + 1) / 2)
-    flops = 2 * rows * tokens * blocks + share.attention_flops(keys)
-    return Least(weights + moved, flops)
+    c, asked = share.config, min(labels, 1)
+    # Of the past as much as its own last token saw.
+    *others, last = share.keys_seen(window - 1, 1)
+    read = share.read_bytes(rows * (sum(others) + asked * last))
+    moved = read + share.cache_bytes(rows * tokens * c.num_layers)
+    part = labels / c.vocab_size  # of the head
+    weights = share.blocks.nbytes - (1 - asked) * share.rest.nbytes
+    passed = share.passed(rows, tokens, asked) + rows * part * share.head.weights
+    keys = share.seen(rows, tokens, asked, window)
+    return Least(
+        weights + part * share.head.nbytes + moved,
+        2 * passed + share.attention_flops(keys),
+    )
 
 
 def train_least(share: Share, rows: int, tokens: int, *, adapter: bool) -> Least:
     """FLOPs of one update on one chip's examples: forward, and backward to activations
     and, unless an adapter learns over frozen weights, to weights. `share` is that of
-    one device in the tensor direction; nothing is computed twice."""
+    one device in the tensor direction; nothing is computed twice, and what an adapter
+    itself computes is not counted."""
     passes = 2 if adapter else 3
-    keys = share.config.num_layers * tokens * (tokens + 1) / 2
-    attention = 3 * rows * share.attention_flops(keys)
-    return Least(None, passes * 2 * rows * tokens * share.blocks + attention)
+    passed = share.passed(rows, tokens, 1) + rows * share.head.weights
+    keys = share.seen(rows, tokens, 1, past=0)
+    return Least(None, passes * 2 * passed + 3 * share.attention_flops(keys))

@@ -20,14 +20,7 @@ from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.sharding import (
-    DEFAULT_RULES,
-    TRAINING_RULES,
-    Rules,
-    cache_sharding,
-    param_shardings,
-)
-from jax_switchgen.models.transformer import Transformer, model_specs
+from jax_switchgen.models.sharding import TRAINING_RULES
 from jax_switchgen.planning.least import (
     Least,
     chunk_least,
@@ -35,6 +28,7 @@ from jax_switchgen.planning.least import (
     share_of,
     train_least,
 )
+from jax_switchgen.planning.shapes import abstract_cache, abstract_model
 from jax_switchgen.training import step
 from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions
@@ -45,6 +39,31 @@ from jax_switchgen.training.placement import rows_sharding
 SIGNATURE, QUESTION = 12, 25
 
 FORK, TRAIN = "fork (rollouts)", "train step"
+SWITCHER = "switcher"
+
+
+def candidate(number: int) -> str:
+    """How a plan calls it."""
+    return f"candidate {number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One model of a pool.
+
+    Attributes:
+      path: of its checkpoint.
+      quantization: of its matrices, as in a config.
+    """
+
+    path: str
+    config: ModelConfig
+    quantization: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Members of one name share their weights, unless each lies apart."""
+        return f"{self.path} ({self.quantization})" if self.quantization else self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +71,16 @@ class Pool:
     """The models that generate, and how many requests they hold.
 
     Attributes:
-      candidates: for each its checkpoint's path and its architecture.
-      switcher: likewise, or None.
+      switcher: or None.
       prompt_tokens: of the longest prompt.
-      dtype: of parameters and caches.
+      dtype: of caches, and of parameters that are not quantized.
     """
 
-    candidates: tuple[tuple[str, ModelConfig], ...]
-    switcher: tuple[str, ModelConfig] | None
+    candidates: tuple[Member, ...]
+    switcher: Member | None
     generation: GenerationOptions
     prompt_tokens: int
     dtype: str
-
-    @property
-    def itemsize(self) -> int:
-        return jnp.dtype(self.dtype).itemsize
 
     @property
     def cache_length(self) -> int:
@@ -81,22 +95,27 @@ class Pool:
         return cache_length_for(text + segments * SIGNATURE + QUESTION)
 
     @property
-    def members(self) -> list[tuple[str, ModelConfig]]:
-        """The candidates, and the switcher if there is one."""
-        return [*self.candidates, *([self.switcher] if self.switcher else [])]
+    def question_tokens(self) -> int:
+        """What the switcher reads before it chooses: a segment, and the question."""
+        return self.generation.segment_length + SIGNATURE + QUESTION
 
     @property
-    def models(self) -> dict[str, ModelConfig]:
-        """Checkpoints, each once."""
-        return dict(self.members)
+    def members(self) -> dict[str, Member]:
+        """ "candidate 0", …, and "switcher" if there is one."""
+        named = {candidate(i): member for i, member in enumerate(self.candidates)}
+        return named | ({SWITCHER: self.switcher} if self.switcher else {})
 
     @property
     def slot_bytes(self) -> int:
         """Of one request in all caches, as the engine counts them."""
         dtype = jnp.dtype(self.dtype)
-        total = sum(slot_bytes(c, self.cache_length, dtype) for _, c in self.candidates)
+        total = sum(
+            slot_bytes(member.config, self.cache_length, dtype)
+            for member in self.candidates
+        )
         if self.switcher:
-            total += slot_bytes(self.switcher[1], self.switcher_cache_length, dtype)
+            length = self.switcher_cache_length
+            total += slot_bytes(self.switcher.config, length, dtype)
         return total
 
     @property
@@ -114,6 +133,7 @@ class Phase:
       loops: how often its loop runs.
       rows, tokens: of one call; every row reads or writes so many tokens.
       least: of one call.
+      models: those of the pool that run it, as `Pool.members` calls them.
       cache_dims: of one of the cache's arrays on a chip, to know it by; () is none.
     """
 
@@ -123,28 +143,35 @@ class Phase:
     rows: int
     tokens: int
     least: Least
+    models: tuple[str, ...] = ()
     cache_dims: tuple[int, ...] = ()
 
 
 def generation_phases(pool: Pool, mesh: Mesh) -> list[Phase]:
-    """Of every architecture among the candidates, and of the switcher."""
+    """Of every kind of model among the candidates, and of the switcher. Where there are
+    several kinds, names say which candidates are meant: "prefill of 0, 2"."""
     found: list[Phase] = []
-    architectures = list(dict.fromkeys(config for _, config in pool.candidates))
-    for number, config in enumerate(architectures, start=1):
-        suffix = f" {number}" if len(architectures) > 1 else ""
-        found += _candidate_phases(pool, config, mesh, suffix)
+    kinds: dict[tuple[ModelConfig, str | None], list[int]] = {}
+    for i, member in enumerate(pool.candidates):
+        kinds.setdefault((member.config, member.quantization), []).append(i)
+    for numbers in kinds.values():
+        found += _candidate_phases(pool, tuple(numbers), mesh, named=len(kinds) > 1)
     if pool.switcher:
-        found.append(_probe_phase(pool, pool.switcher[1], mesh))
+        found.append(_probe_phase(pool, pool.switcher, mesh))
     return found
 
 
 def _candidate_phases(
-    pool: Pool, config: ModelConfig, mesh: Mesh, suffix: str
+    pool: Pool, numbers: tuple[int, ...], mesh: Mesh, *, named: bool
 ) -> list[Phase]:
-    options = pool.generation
-    B, window, itemsize = options.batch_size, pool.cache_length, pool.itemsize
-    share = share_of(config, mesh)
-    model = abstract_model(config, mesh, pool.dtype)
+    """Those of candidates that differ in nothing but their weights."""
+    member = pool.candidates[numbers[0]]
+    suffix = f" of {', '.join(map(str, numbers))}" if named else ""
+    models = tuple(candidate(i) for i in numbers)
+    options, config = pool.generation, member.config
+    B, window = options.batch_size, pool.cache_length
+    model = abstract_model(config, mesh, pool.dtype, member.quantization)
+    share = share_of(config, mesh, pool.dtype, member.quantization)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     dims = _shard_dims(cache)
     read = chunk_for(options.segment_length)
@@ -155,11 +182,11 @@ def _candidate_phases(
             lambda: programs.prefill.lower(
                 model, None, cache, _chunk(mesh, B, T), window=window
             ),
-            *(1, B, T, chunk_least(share, B, T, window, itemsize), dims),
+            *(1, B, T, chunk_least(share, B, T, window), models, dims),
         )
 
     steps = options.segment_length
-    step_least = decode_least(share, B, window, steps, itemsize)
+    step_least = decode_least(share, B, window, steps)
     number = _array(mesh, (), jnp.float32)
     sampling = Sampling(
         temperature=number,
@@ -179,44 +206,46 @@ def _candidate_phases(
         ),
         *(steps, B, steps),
         Least((step_least.hbm_bytes or 0) * steps, step_least.flops * steps),
-        dims,
+        *(models, dims),
     )
-    moved = 2 * share.cache_bytes(config.num_layers * window, itemsize)
+    moved = 2 * share.cache_bytes(config.num_layers * window)
     fork = Phase(
         FORK + suffix,
         lambda: programs.copy_slot.lower(cache, scalar, scalar, window=window),
-        *(1, 1, window, Least(moved, 0), dims),
+        *(1, 1, window, Least(moved, 0), models, dims),
     )
     return [chunk("prefill", LONG_CHUNK), chunk("catch-up", read), decode, fork]
 
 
-def _probe_phase(pool: Pool, config: ModelConfig, mesh: Mesh) -> Phase:
-    options = pool.generation
+def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
+    options, config = pool.generation, member.config
     B, window = options.batch_size, pool.switcher_cache_length
-    T = chunk_for(options.segment_length + SIGNATURE + QUESTION)
+    T = chunk_for(pool.question_tokens)
     C = len(pool.candidates)
-    model = abstract_model(config, mesh, pool.dtype)
+    model = abstract_model(config, mesh, pool.dtype, member.quantization)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
-    least = chunk_least(share_of(config, mesh), B, T, window, pool.itemsize, labels=C)
+    share = share_of(config, mesh, pool.dtype, member.quantization)
+    least = chunk_least(share, B, T, window, labels=C)
     return Phase(
         "switcher probe",
         lambda: programs.choice_probs.lower(
             *(model, None, cache, _chunk(mesh, B, T), _array(mesh, (C,), jnp.int32)),
             window=window,
         ),
-        *(1, B, T, least, _shard_dims(cache)),
+        *(1, B, T, least, (SWITCHER,), _shard_dims(cache)),
     )
 
 
 def train_phase(
-    config: ModelConfig, options: TrainingOptions, num_candidates: int, mesh: Mesh
+    switcher: Member, options: TrainingOptions, num_candidates: int, mesh: Mesh
 ) -> Phase:
     """One update, all examples of the greatest length."""
+    config, quantization = switcher.config, switcher.quantization
     A, B, T = options.accumulation, options.part_size, options.max_length
     recipe = step.Recipe(config, options, total_steps=1000)
-    base = None
+    base, dtype = None, options.compute_dtype
     if options.lora_rank:
-        base = abstract_model(config, mesh, options.compute_dtype, TRAINING_RULES)
+        base = abstract_model(config, mesh, dtype, quantization, rules=TRAINING_RULES)
     rows = rows_sharding(mesh, axis=1)
 
     def of_rows(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -239,35 +268,10 @@ def train_phase(
             )
 
     copies = mesh.shape["data"] * mesh.shape["fsdp"]
-    tensor = share_of(config, mesh, DEFAULT_RULES)
-    least = train_least(tensor, A * B // copies, T, adapter=bool(options.lora_rank))
+    # With the rules of generation: gathered, as a device has it at work.
+    share = share_of(config, mesh, dtype, quantization)
+    least = train_least(share, A * B // copies, T, adapter=bool(options.lora_rank))
     return Phase(TRAIN, lower, A, A * B, T, least)
-
-
-def abstract_model(
-    config: ModelConfig, mesh: Mesh, dtype: str, rules: Rules = DEFAULT_RULES
-) -> Transformer:
-    """A model without weights, lying on a mesh."""
-    shardings = param_shardings(config, mesh, rules)
-    params: dict[str, Any] = {
-        path: jax.ShapeDtypeStruct(
-            spec.shape, jnp.dtype(dtype), sharding=shardings[path]
-        )
-        for path, spec in model_specs(config).items()
-    }
-    return Transformer(config, params)
-
-
-def abstract_cache(
-    c: ModelConfig, mesh: Mesh, dtype: str, slots: int, length: int
-) -> Cache:
-    """Its cache, likewise."""
-    x_BKSH: Any = jax.ShapeDtypeStruct(
-        (slots, c.num_kv_heads, length, c.head_dim),
-        jnp.dtype(dtype),
-        sharding=cache_sharding(param_shardings(c, mesh)["layers.0.k"]),
-    )
-    return Cache(tuple((x_BKSH, x_BKSH) for _ in range(c.num_layers)))
 
 
 def _shard_dims(cache: Cache) -> tuple[int, ...]:

@@ -6,40 +6,48 @@ that it made. Times are those figures over the chip's peak rates: no program has
 """
 
 import dataclasses
-import math
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.sharding import MeshOptions, tensor_mesh
 from jax_switchgen.planning.chips import GIB, Slice
 from jax_switchgen.planning.compiled import Compiled, compile_phase
 from jax_switchgen.planning.least import share_of
 from jax_switchgen.planning.phases import (
+    SWITCHER,
     TRAIN,
+    Member,
     Phase,
     Pool,
     generation_phases,
     train_phase,
 )
-from jax_switchgen.training.options import TrainingOptions
+from jax_switchgen.training.options import TrainingOptions, check_base
 from jax_switchgen.training.placement import AXES, check_split
 
 Progress = Callable[[str], None]
 
-GOAL = 1.15  # times the least HBM bytes of a decode step
-
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A training of a switcher of this architecture."""
+    """A training of a switcher."""
 
-    config: ModelConfig
+    switcher: Member
     options: TrainingOptions
+
+
+class Place(NamedTuple):
+    """Bytes of a chip that generates: models, their caches, one program at work."""
+
+    params: int
+    caches: int
+    working: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +55,18 @@ class Plan:
     """What was found out. Bytes are of one chip.
 
     Attributes:
-      params_bytes: by checkpoint.
+      params_bytes: by name of the pool's members.
       cache_bytes: of all slots, by candidate and "switcher".
       phases: the programs, in the order in which a response needs them.
-      advice: what to change, and what there is room for.
     """
 
     slice: Slice
     mesh: MeshOptions
     pool: Pool
+    training: Training | None
     params_bytes: dict[str, int]
     cache_bytes: dict[str, int]
     phases: list[Compiled]
-    advice: list[str]
 
     @property
     def hbm_bytes(self) -> int:
@@ -74,20 +81,28 @@ class Plan:
         return self.mesh.placement == "disjoint"
 
     @property
-    def resident_bytes(self) -> tuple[int, int]:
-        """Parameters and caches of the chips that hold most of both: of all models, or
-        of one if each lies on chips of its own."""
+    def places(self) -> list[Place]:
+        """The chips that generate: all models lie on the same, or each has its own."""
+
+        def working(phases: Iterable[Compiled]) -> int:
+            return max((found.working_bytes for found in phases), default=0)
+
         if not self.is_disjoint:
-            return sum(self.params_bytes.values()), sum(self.cache_bytes.values())
-        params = [self.params_bytes[path] for path, _ in self.pool.members]
-        return max(zip(params, self.cache_bytes.values(), strict=True), key=sum)
+            params, caches = self.params_bytes.values(), self.cache_bytes.values()
+            return [Place(sum(params), sum(caches), working(self.generation))]
+        return [
+            Place(
+                self.params_bytes[member.name],
+                self.cache_bytes[name],
+                working(x for x in self.generation if name in x.phase.models),
+            )
+            for name, member in self.pool.members.items()
+        ]
 
     @property
     def generation_bytes(self) -> int:
-        """The most that generation and rollouts need at a time: models and caches, and
-        one program at work."""
-        working = max((found.working_bytes for found in self.generation), default=0)
-        return sum(self.resident_bytes) + working
+        """The most that generation and rollouts need of a chip at a time."""
+        return max(sum(place) for place in self.places)
 
     @property
     def generation_fits(self) -> bool:
@@ -108,38 +123,51 @@ class Plan:
     def fits(self) -> bool:
         return self.generation_fits and self.training_fits is not False
 
-    def called(self, name: str) -> Compiled | None:
-        """The phase whose name begins so, if it was planned and compiled."""
-        for found in self.phases:
-            if found.phase.name.startswith(name) and not found.too_large:
-                return found
-        return None
+    def seconds(self, name: str, tokens: int) -> dict[str, float]:
+        """By model, at the chip's peak: of as many calls of the programs whose names
+        begin so as it takes for a full batch of rows of `tokens` tokens."""
+        return {
+            model: -(-tokens // found.phase.tokens) * found.seconds(self.slice.chip)
+            for found in self.phases
+            if found.phase.name.startswith(name) and not found.too_large
+            for model in found.phase.models
+        }
+
+    @property
+    def segments_tokens(self) -> int:
+        """Of a full batch."""
+        options = self.pool.generation
+        return options.batch_size * options.segment_length
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Of one pool at the chip's peak: full batches that only decode."""
-        decode = self.called("decode segment")
-        if decode is None:
+        """Of one pool at the chip's peak: full batches that only decode, of each
+        candidate as often. Those that lie apart wait for the slowest. None if not all
+        of it was planned."""
+        segment, n = self.pool.generation.segment_length, len(self.pool.candidates)
+        decode = self.seconds("decode segment", segment)
+        if len(decode) < n:
             return None
-        passes = len(self.pool.candidates) if self.is_disjoint else 1  # at a time
-        tokens = passes * decode.phase.rows * decode.phase.tokens
-        return tokens / decode.seconds(self.slice.chip)
+        seconds = max(decode.values()) if self.is_disjoint else sum(decode.values())
+        return n * self.segments_tokens / seconds
 
     @property
     def switching_tokens_per_second(self) -> float | None:
         """Likewise with what switching adds to each segment: the switcher reads it, and
         so does, sooner or later, every candidate that did not write it. Models that lie
         apart do it at the same time, at best each the same share."""
-        parts = [self.called(name) for name in ("decode", "catch-up", "switcher probe")]
-        decode, read, probe = parts
-        if decode is None or read is None:
+        segment, n = self.pool.generation.segment_length, len(self.pool.candidates)
+        decode = self.seconds("decode segment", segment)
+        read = self.seconds("catch-up", segment)
+        probe = self.seconds("switcher probe", self.pool.question_tokens)
+        if {*decode} != {*read} or {*decode, *probe} != {*self.pool.members}:
             return None
-        chip = self.slice.chip
-        n = len(self.pool.candidates)
-        writing = decode.seconds(chip) + (n - 1) * read.seconds(chip)
-        choosing = probe.seconds(chip) if probe else 0.0
-        seconds = max(writing / n, choosing) if self.is_disjoint else writing + choosing
-        return decode.phase.rows * decode.phase.tokens / seconds
+        # Of n segments each candidate writes one and reads the others.
+        writing = [decode[name] + (n - 1) * read[name] for name in decode]
+        choosing = n * sum(probe.values())
+        together = max if self.is_disjoint else sum
+        seconds = together([*writing, choosing])
+        return n * self.segments_tokens / seconds
 
 
 def make_plan(
@@ -175,27 +203,42 @@ def make_plan(
         phases = [p for p in phases if p.name.startswith(tuple(only))]
     compiled = _compile_all(phases, progress)
     params, caches = _residents(pool, generating, compiled)
-    plan = Plan(on, mesh, pool, params, caches, compiled, [])
-    return dataclasses.replace(plan, advice=advice_for(plan, training))
+    return Plan(on, mesh, pool, training, params, caches, compiled)
 
 
 def _train_phase(devices: Sequence, training: Training, candidates: int) -> Phase:
     options = training.options
     check_split(len(devices), options.fsdp, options.tensor, options.part_size)
+    check_base(training.switcher.quantization, options)
     shape = (-1, options.fsdp, options.tensor)
     mesh = Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
-    return train_phase(training.config, options, candidates, mesh)
+    return train_phase(training.switcher, options, candidates, mesh)
 
 
 def _compile_all(phases: Sequence[Phase], progress: Progress) -> list[Compiled]:
     """In as many threads as there are cores, for a compilation uses one; at most 4,
-    for one of 8B takes 6 GB of memory."""
+    for one of 8B takes 6 GB of memory. The training's takes 17 GB, so it comes when the
+    others are done."""
     progress(f"compiling {len(phases)} programs")
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        tasks = [pool.submit(compile_phase, phase) for phase in phases]
-        for done, _ in enumerate(as_completed(tasks), start=1):
-            progress(f"{done} of {len(phases)} programs compiled")
-        return [task.result() for task in tasks]
+    started = time.perf_counter()
+    done: dict[Phase, Compiled] = {}
+    first = [phase for phase in phases if phase.name != TRAIN]
+    last = [phase for phase in phases if phase.name == TRAIN]
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        for stage in (first, last):
+            for task in as_completed([pool.submit(compile_phase, p) for p in stage]):
+                found = task.result()
+                done[found.phase] = found
+                minutes = (time.perf_counter() - started) / 60
+                result = "is too large" if found.too_large else "compiled"
+                progress(
+                    f"{found.phase.name} {result}; {len(done)} of {len(phases)}, "
+                    f"{minutes:.1f} min"
+                )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [done[phase] for phase in phases]
 
 
 def _residents(
@@ -203,111 +246,23 @@ def _residents(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes on a chip of the models and of their caches, as the compiler lays them out
     (where it got that far)."""
-    laid_out = {}
-    for found in compiled:
-        if found.cache_bytes:
-            where = "switcher" if found.phase.name == "switcher probe" else "candidates"
-            laid_out[where, found.phase.cache_dims] = found.cache_bytes
-
-    def cache(where: str, config: ModelConfig, length: int) -> int:
-        share = share_of(config, mesh)
-        dims = (pool.slots, share.kv_heads, length, config.head_dim)
+    laid_out = {
+        name: found.cache_bytes
+        for found in compiled
+        if found.cache_bytes
+        for name in found.phase.models
+    }
+    params, caches = {}, {}
+    for name, member in pool.members.items():
+        config = member.config
+        share = share_of(config, mesh, pool.dtype, member.quantization)
+        params[member.name] = share.params_bytes
+        is_switcher = name == SWITCHER
+        length = pool.switcher_cache_length if is_switcher else pool.cache_length
         # At most: the compiler may fill up heads of 64 to 128, or lie them crosswise.
         tiles = (
             pool.slots * share.kv_heads * -(-length // 8) * -(-config.head_dim // 128)
         )
-        expected = 2 * config.num_layers * tiles * 8 * 128 * pool.itemsize
-        return laid_out.get((where, dims), expected)
-
-    params = {
-        path: share_of(config, mesh).params * pool.itemsize
-        for path, config in pool.models.items()
-    }
-    caches = {
-        f"candidate {i}": cache("candidates", config, pool.cache_length)
-        for i, (_, config) in enumerate(pool.candidates)
-    }
-    if pool.switcher:
-        length = pool.switcher_cache_length
-        caches["switcher"] = cache("switcher", pool.switcher[1], length)
+        expected = 2 * config.num_layers * tiles * 8 * 128 * share.itemsize
+        caches[name] = laid_out.get(name, expected)
     return params, caches
-
-
-def advice_for(plan: Plan, training: Training | None) -> list[str]:
-    """What to change so that it fits, or what there is room for."""
-    said = []
-    for found in plan.phases:
-        if found.too_large:
-            said.append(f"{found.phase.name} alone does not fit: {found.too_large}")
-    said += _generation_advice(plan)
-    if training is not None:
-        said += _training_advice(plan, training.options)
-    decode = plan.called("decode segment")
-    if decode is not None and (decode.hbm_ratio or 0) > GOAL:
-        said.append(
-            f"a decode step moves {decode.hbm_ratio:.2f} times the least HBM bytes; "
-            f"the goal is {GOAL}"
-        )
-    for path, config in plan.pool.models.items():
-        if config.num_kv_heads % plan.mesh.tensor:
-            said.append(
-                f"{path}: {config.num_kv_heads} heads of keys and values do not divide "
-                f"over mesh.tensor={plan.mesh.tensor}, so every chip holds all of them"
-            )
-    return said
-
-
-def _generation_advice(plan: Plan) -> list[str]:
-    if not plan.generation:
-        return []
-    (_, caches), pool = plan.resident_bytes, plan.pool
-    room = plan.hbm_bytes - (plan.generation_bytes - caches)
-    if room <= 0:
-        return [
-            "models and programs leave no room for caches: split them over more chips "
-            f"than mesh.tensor={plan.mesh.tensor}, or lower generation.batch_size="
-            f"{pool.generation.batch_size}"
-        ]
-    if any(found.too_large for found in plan.generation):
-        room = room * 9 // 10  # for what its programs need, which is not known then
-    slots = int(pool.slots * room / caches)
-    gib = int(10 * slots * pool.slot_bytes / GIB) / 10
-    if slots < pool.slots:
-        return [
-            f"generation does not fit with {pool.slots} requests in flight; with "
-            f"generation.cache_gib={gib} it does, with {slots}"
-        ]
-    said = []
-    # Of n speakers one writes at a time: this many requests keep its batch full, and
-    # more of them only wait.
-    useful = (len(pool.candidates) + 1) * pool.generation.batch_size
-    slots = min(slots, useful)
-    if slots > pool.slots:
-        gib = math.ceil(10 * slots * pool.slot_bytes / GIB) / 10
-        said.append(
-            f"there is room for {slots} requests in flight instead of {pool.slots}, "
-            f"and batches are fuller with them: generation.in_flight={slots}, "
-            f"generation.cache_gib={gib}"
-        )
-    if pool.slots < pool.generation.batch_size:
-        said.append(
-            f"generation.batch_size={pool.generation.batch_size} is never full with "
-            f"{pool.slots} requests in flight"
-        )
-    return said
-
-
-def _training_advice(plan: Plan, options: TrainingOptions) -> list[str]:
-    if plan.training_fits is not False:
-        return []
-    copies = plan.slice.num_chips // options.tensor
-    if options.part_size > copies:
-        return [
-            "training does not fit: raise training.accumulation="
-            f"{options.accumulation} to {options.batch_size // copies}"
-        ]
-    return [
-        "training does not fit with one example on a device: raise "
-        f"training.fsdp={options.fsdp} or training.tensor={options.tensor}, or lower "
-        f"training.max_length={options.max_length}"
-    ]

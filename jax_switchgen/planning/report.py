@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jax_switchgen.planning.advice import advice_for
 from jax_switchgen.planning.chips import GIB
 from jax_switchgen.planning.compiled import Compiled
 from jax_switchgen.planning.plan import Plan
@@ -16,8 +17,8 @@ def memory_table(plan: Plan) -> Table:
     table = Table(title=title)
     table.add_column("")
     table.add_column("GiB", justify="right")
-    for path, size in plan.params_bytes.items():
-        table.add_row(f"parameters of {path}", _gib(size))
+    for name, size in plan.params_bytes.items():
+        table.add_row(f"parameters of {name}", _gib(size))
     for name, size in plan.cache_bytes.items():
         table.add_row(f"cache of {name}, {plan.pool.slots} requests", _gib(size))
     if plan.generation:
@@ -72,7 +73,7 @@ def lines(plan: Plan) -> list[str]:
             f"with the reading that switching adds, {rate:,.0f} tokens/s (latencies, "
             "the host, and passes that are not full are not in these figures)"
         )
-    return said + plan.advice
+    return said + advice_for(plan)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "decode_tokens_per_second": plan.decode_tokens_per_second,
         "switching_tokens_per_second": plan.switching_tokens_per_second,
         "phases": [_phase_json(plan, found) for found in plan.phases],
-        "advice": plan.advice,
+        "advice": advice_for(plan),
     }
 
 

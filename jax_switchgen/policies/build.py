@@ -187,6 +187,15 @@ def with_shared_shapes(
     return {path: shared(config) for path, config in configs.items()}
 
 
+def check_quantizations(
+    candidates: Sequence[CandidateOptions], switcher: SwitcherSource
+) -> None:
+    """Raises ValueError where a config asks for a kind that there is not."""
+    for i, candidate in enumerate(candidates):
+        check_quantization(candidate.quantization, f"candidates[{i}].quantization")
+    check_quantization(switcher.quantization, "switcher.quantization")
+
+
 def build_engine(
     candidates: Sequence[CandidateOptions],
     policy: PolicyOptions,
@@ -205,9 +214,7 @@ def build_engine(
     names = [c.name for c in candidates]
     _check_names(names)
     _check_policy(policy, names)
-    for i, candidate in enumerate(candidates):
-        check_quantization(candidate.quantization, f"candidates[{i}].quantization")
-    check_quantization(switcher.quantization, "switcher.quantization")
+    check_quantizations(candidates, switcher)
     with_switcher = policy.name == "switcher"
     paths = [c.path for c in candidates] + [switcher.path] * with_switcher
     checkpoints = Checkpoints(

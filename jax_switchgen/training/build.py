@@ -16,7 +16,6 @@ from jax_switchgen.checkpoints.store import is_store, restore_transformer
 from jax_switchgen.generation.journal import file_digest
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.quantization import check_quantization
 from jax_switchgen.models.sharding import TRAINING_RULES
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.build import CandidateOptions, SwitcherSource
@@ -24,7 +23,7 @@ from jax_switchgen.policies.switcher import label_ids
 from jax_switchgen.rollouts.pool import pool_of
 from jax_switchgen.rollouts.records import read_rollouts
 from jax_switchgen.training.data import Split, make_split
-from jax_switchgen.training.options import TrainingOptions
+from jax_switchgen.training.options import TrainingOptions, check_base
 from jax_switchgen.training.placement import Params
 from jax_switchgen.training.step import init_lora
 
@@ -75,13 +74,7 @@ def build_learner(
     Raises:
       ValueError: one line that names what is wrong and what to do.
     """
-    check_quantization(switcher.quantization, "switcher.quantization")
-    if switcher.quantization and not options.lora_rank:
-        raise ValueError(
-            f"switcher.quantization={switcher.quantization!r} with "
-            "training.lora_rank=0: rounded weights cannot be trained; train an adapter "
-            "over them (lora_rank=64), or set quantization to None"
-        )
+    check_base(switcher.quantization, options)
     pool = pool_of(candidates)
     files = [read_rollouts(Path(path), pool) for path in options.rollouts]
     folder = resolve_checkpoint(switcher.path, progress)

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 
+from jax_switchgen.models.quantization import check_quantization
+
 DTYPES = ("float32", "bfloat16")
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 VIEWERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # and their packages
@@ -131,3 +133,14 @@ class TrainingOptions:
     def _check(self, name: str, holds: object, rule: str) -> None:
         if not holds:
             raise ValueError(f"training.{name}={getattr(self, name)!r} must be {rule}")
+
+
+def check_base(quantization: str | None, options: TrainingOptions) -> None:
+    """Raises ValueError where a switcher's weights are not what can be trained."""
+    check_quantization(quantization, "switcher.quantization")
+    if quantization and not options.lora_rank:
+        raise ValueError(
+            f"switcher.quantization={quantization!r} with training.lora_rank=0: "
+            "rounded weights cannot be trained; train an adapter over them "
+            "(lora_rank=64), or set quantization to None"
+        )

@@ -255,7 +255,8 @@ def label_log_probs(
 ) -> jax.Array:
     """logp_BC of the labels as next tokens of each row, among all tokens; float32.
 
-    Only the last real position goes through the head: B x V logits, not B x T x V.
+    Only the last real position goes through the head, and through the last block but
+    for keys and values: B x V logits, not B x T x V.
 
     Args:
       tokens_BT: int32; padding stands at the end of a row.
@@ -272,7 +273,7 @@ def label_log_probs(
 
         return jax.checkpoint(split) if remat else split
 
-    x_BTD, _ = hidden(
+    x_B1D, _ = hidden(
         with_whole_rows(model),
         tokens_BT,
         ropes=rope_tables(model.config, start_B, T),
@@ -281,9 +282,9 @@ def label_log_probs(
         recent=empty_recent(model.config, B, T, model.dtype),
         offset=0,
         lora=lora,
+        only_B=length_B - 1,
         around=around,
     )
-    x_B1D = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)
     logits_BV = logits(model, x_B1D)[:, 0]
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
     return logits_BV[:, label_ids_C] - total_B1

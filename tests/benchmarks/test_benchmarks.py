@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from jax_switchgen.generation.engine import Engine
+from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
+from tests import tiny
+
 NAMES = (
     *("switch_vs_reference", "decode_vs_transformers", "switch_overhead", "memory"),
     *("collect_vs_alone", "evaluate_vs_engine", "quantization", "placement"),
@@ -105,6 +109,26 @@ def test_speakers_of_the_schedule_are_equally_likely(benchmark_modules):
 
     chosen = [pools.scheduled_speaker(f"query {i}", i % 16, 3) for i in range(3000)]
     assert all(abs(chosen.count(s) - 1000) < 100 for s in range(3))
+
+
+def test_the_floor_is_of_the_forwards_that_an_engine_makes(benchmark_modules):
+    """Four requests of 16 tokens in two segments, by one speaker and a switcher."""
+    import floor
+
+    speakers = [tiny.speaker("a", tiny.random_model(0))]
+    model = tiny.random_model(1)
+    policy = Switcher(model, speakers[0].vocabulary, 1, SwitcherOptions())
+    options = tiny.generation(max_new_tokens=16, ignore_stop=True)
+    with floor.recorded() as forwards:
+        Engine(speakers, policy, options).generate(["one", "two", "six", "ten"])
+    kinds = {"decode": 0, "read": 0, "probe": 0}
+    for work, count in forwards.items():
+        kind = "decode" if work.head_rows else "probe" if work.last_rows else "read"
+        kinds[kind] += count
+        assert work.last_rows in (0, 4) and work.rows % 4 == 0
+    assert kinds["decode"] == 16 and kinds["probe"] == 2 and kinds["read"] >= 1
+    seconds = floor.seconds_of(forwards, model)
+    assert seconds["decode"] > 0 and seconds["read"] > 0
 
 
 def test_contenders_alternate(benchmark_modules):

@@ -87,6 +87,21 @@ def test_page_draws_everything(browser, tmp_path, width, scheme):
     assert browser.complaints() == []
 
 
+def test_bars_against_cost_stay_within_the_scores(browser, tmp_path):
+    """A score of 5 % with an interval of 0 to 60 % has a long and a short side."""
+    run = make_run(3, 4, 4)
+    for row in run[0]:
+        row.update(score=0.05, low=0.0, high=0.6)
+    browser.open(write(tmp_path, run))
+    labels = browser.ask(
+        "[...document.querySelectorAll('#cost-plot g')].map(g => g.ariaLabel)"
+    )
+    found = [re.findall(r"-?[0-9.]+", label.split("score")[1])[:3] for label in labels]
+    # Three tasks, as independent: each side is that of one over the root of 3.
+    assert found == [["5.0", "2.1", "36.8"]] * 4, labels
+    assert browser.complaints() == []
+
+
 def test_page_answers_to_mouse_and_keys(browser, tmp_path):
     """Sort, filter, tooltips, and the way from a cell to its answers."""
     browser.send("Emulation.setFocusEmulationEnabled", enabled=True)

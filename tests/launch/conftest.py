@@ -218,11 +218,12 @@ class Launcher:
         process.communicate()
 
 
-def await_lines(path: Path, count: int, process: subprocess.Popen) -> None:
-    """Until the file that a process writes has so many lines."""
+def await_lines(path: Path, count: int, *processes: subprocess.Popen) -> None:
+    """Until the file that one of these writes has so many lines."""
     deadline = time.monotonic() + LIMIT
     while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.communicate()[1]
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -235,6 +236,21 @@ def ends(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str]]:
         for process in processes
     ]
     return [(p.returncode, err) for p, err in zip(processes, errors, strict=True)]
+
+
+def assert_loss_is_told(ended: Sequence[tuple[int, str]], lost: int) -> None:
+    """All processes of a job but the lost one say in one line which one is gone."""
+    for rank, (code, err) in enumerate(ended):
+        assert f"host {rank} of {len(ended)}" in err, (
+            "each says that it is as it should"
+        )
+        if rank == lost:
+            continue
+        *_, last = err.splitlines()
+        assert last.startswith(f"error: process {lost} of {len(ended)} is gone"), err
+        assert "start every one again" in last
+        assert code not in (0, 1, 2), "it must be started again"
+        assert "stack trace" not in err and "Traceback" not in err
 
 
 @pytest.fixture(autouse=True)

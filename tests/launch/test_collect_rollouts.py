@@ -8,6 +8,7 @@ import pytest
 from jax_switchgen.policies.build import CandidateOptions
 from jax_switchgen.rollouts.pool import pool_of
 from jax_switchgen.rollouts.records import read_rollouts
+from tests.launch.conftest import assert_loss_is_told, await_lines, ends
 
 NAME = "collect_rollouts.py"
 
@@ -93,6 +94,24 @@ def test_shards_together_are_the_whole(finished, pool, records, launch, tmp_path
     assert path.read_text().splitlines() == whole, "put together by the last"
     report = json.loads((tmp_path / "rollouts.jsonl.report.json").read_text())
     assert report["records"] == 24 and report["completions"] == 144
+
+
+def test_a_process_of_a_distributed_collection_is_killed(
+    finished, pool, records, launch, tmp_path
+):
+    """The other says so and ends; the same commands go on to the whole file."""
+    output = tmp_path / "rollouts.jsonl"
+    journal = tmp_path / "rollouts-00001-of-00002.jsonl.partial"
+    processes = launch.start_job(2, *arguments(pool, output), name=NAME)
+    await_lines(journal, 2, *processes)
+    processes[1].kill()
+    assert_loss_is_told(ends(processes), lost=1)
+    assert not output.exists()
+    processes = launch.start_job(2, *arguments(pool, output), name=NAME)
+    ended = ends(processes)
+    assert [code for code, _ in ended] == [1, 1], ended
+    assert "places are there" in ended[1][1]
+    assert output.read_bytes() == finished[0].read_bytes()
 
 
 def test_what_is_complete_is_not_collected_again(finished, pool, records, launch):

@@ -93,9 +93,31 @@ def test_a_small_pool_is_planned_with_its_training(plan, pool, tmp_path):
     # Not of every phase: so small a train step works on the chip alone.
     assert all(phase["argument_bytes"] > 0 for phase in found["phases"])
     assert found["phases"][2]["temp_bytes"] > 0
+    assert all((phase["flops_ratio"] or 1) >= 0.95 for phase in found["phases"])
     train = found["phases"][-1]
     assert 1.2 <= train["flops_ratio"] <= 2.0
     assert "generation fits" in said and "training fits" in said
+
+
+def test_a_pool_of_two_kinds_is_planned_by_kind(plan, pool):
+    """With one candidate in int8: less to hold and to read of that one, and the rate
+    is that of both in turn."""
+    few = (f"--config={pool}/config.py", *SMALL, "--only=decode")
+    int8 = "--config.candidates[0].quantization=int8"
+    code, found, said = plan(*few, int8)
+    assert code == 0, said
+    first, second = found["phases"]
+    assert [first["name"], second["name"]] == [
+        "decode segment of 0",
+        "decode segment of 1",
+    ]
+    assert first["least_hbm_bytes"] < second["least_hbm_bytes"]
+    assert first["argument_bytes"] < second["argument_bytes"]
+    quantized, plain = found["params_bytes"].values()
+    assert 0.25 < quantized / plain < 0.3  # of float32, with scales and norms
+    seconds = (first["seconds_at_peak"] + second["seconds_at_peak"]) / 2
+    tokens = first["rows"] * first["tokens"]
+    assert found["decode_tokens_per_second"] == pytest.approx(tokens / seconds)
 
 
 def test_advice_is_enough(plan, pool):
@@ -107,9 +129,9 @@ def test_advice_is_enough(plan, pool):
     )
     code, found, _ = plan(*few, *much)
     assert code == 1 and not found["fits"]
-    (line,) = [line for line in found["advice"] if "cache_gib=" in line]
-    gib = line.split("cache_gib=")[1].split()[0].rstrip(",;")
-    code, found, said = plan(*few, *much, f"--config.generation.cache_gib={gib}")
+    (line,) = [line for line in found["advice"] if "in_flight=" in line]
+    slots = line.split("in_flight=")[1].split()[0]
+    code, found, said = plan(*few, *much, f"--config.generation.in_flight={slots}")
     assert code == 0 and found["fits"], said
 
 
@@ -118,6 +140,10 @@ def test_advice_is_enough(plan, pool):
     [
         ((), ("config.mesh.slice", "--config.mesh.slice=v4-8")),
         (("--config.mesh.slice=v9-8",), ("'v9-8'", "v4")),
+        (
+            (*SMALL, "--config.candidates[1].quantization=int4"),
+            ("candidates[1].quantization='int4'", "'int8'"),
+        ),
         (
             ("--config.mesh.slice=v4-32", "--config.mesh.tensor=8"),
             ("mesh.tensor=8", "4 chips", "v4-32"),

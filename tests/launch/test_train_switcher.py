@@ -270,9 +270,11 @@ def test_one_of_four_is_killed_and_two_go_on(finished, folder, launch, tmp_path)
     *others, _ = ends([started[0], *started[2:], started[1]])
     for code, err in others:
         assert code not in (0, 2) and "Traceback" not in err
-        *_, last = err.splitlines()
+        *before, last = err.splitlines()
         assert last.startswith("error: process 1 of 4 is gone"), err
-        assert err.count("error: ") == 1 and "stack trace" not in err
+        # What JAX logs may have these words within a line.
+        assert not [line for line in before if line.startswith("error: ")], err
+        assert "stack trace" not in err
     ended = ends(start_job(2, folder, output, launch))
     assert [code for code, _ in ended] == [0, 0], ended
     assert "going on after step" in ended[0][1]

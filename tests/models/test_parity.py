@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from jax_switchgen.checkpoints.hf import load_transformer
 from jax_switchgen.models.config import Rope
-from jax_switchgen.models.transformer import Transformer
+from jax_switchgen.models.rope import rope_tables
+from jax_switchgen.models.transformer import Transformer, empty_recent, hidden
 from tests.hf_models import (
     MODELS,
     make_model,
@@ -20,6 +21,7 @@ from tests.hf_models import (
     save_model,
     some_tokens,
 )
+from tests.jaxprs import all_shapes
 
 PROMPT, NEW, VOCAB = 7, 100, 101
 
@@ -76,6 +78,49 @@ def test_greedy_tokens_and_logits_are_those_of_transformers(saved, name):
     rows = np.zeros((2, PROMPT + NEW), np.int32)
     rows[:, :PROMPT] = prompt.numpy()
     assert np.array_equal(greedy(model, rows), expected)
+
+
+@pytest.mark.parametrize("with_past", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen2_sliding", "gemma3", "olmo2"])
+def test_the_state_of_one_token_of_each_row_is_that_among_all(saved, name, with_past):
+    """And nothing is missing of what the cache gets, norms and windows included. Rows
+    have pasts of different lengths, behind which the cache has something too."""
+    model = load_transformer(saved(name)[1], dtype=jnp.float32)
+    tokens_BT = jnp.asarray(some_tokens(3, 20))
+    past_length_B = jnp.asarray([0, 5, 24] if with_past else [0, 0, 0])
+
+    @jax.jit
+    def states(only_B: jax.Array | None):
+        keys = empty_recent(model.config, 3, 24, model.dtype)
+        noise = jax.random.normal(jax.random.key(0), keys[0][0].shape)
+        return hidden(
+            model,
+            tokens_BT,
+            ropes=rope_tables(model.config, past_length_B, 20),
+            past=[(noise, noise + 1) for _ in keys] if with_past else None,
+            past_length_B=past_length_B,
+            recent=empty_recent(model.config, 3, 20, model.dtype),
+            offset=0,
+            only_B=only_B,
+        )
+
+    whole_BTD, expected = states(None)
+    only_B = jnp.asarray([0, 19, 7])
+    found_B1D, recent = states(only_B)
+    assert found_B1D.shape == (3, 1, model.config.embed_dim)
+    assert relative_error(found_B1D[:, 0], whole_BTD[jnp.arange(3), only_B]) < 1e-5
+    for ours, theirs in zip(
+        jax.tree.leaves(recent), jax.tree.leaves(expected), strict=True
+    ):
+        assert relative_error(ours, theirs) < 1e-5
+
+    # And the last block's MLP is for 3 tokens, not for 60.
+    def of_mlp(index_B: jax.Array | None) -> int:
+        shapes = list(all_shapes(jax.make_jaxpr(states)(index_B).jaxpr))
+        return shapes.count((3, 20, model.config.mlp_dim))
+
+    layers = model.config.num_layers
+    assert of_mlp(only_B) * layers == of_mlp(None) * (layers - 1) > 0
 
 
 CHANGES = {

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -26,6 +25,7 @@ from jax_switchgen.training.step import (
 )
 from tests import tiny
 from tests.hf_models import one_line_error
+from tests.jaxprs import all_shapes
 from tests.training import synthetic
 
 LABELS_C = np.array(synthetic.VOCABULARY.encode("01"), np.int32)
@@ -137,14 +137,6 @@ def test_the_target_is_all_that_is_learned_from():
     ]
     assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-5)
     assert losses[1] != pytest.approx(losses[2], rel=1e-2)
-
-
-def all_shapes(jaxpr):
-    for equation in jaxpr.eqns:
-        for variable in equation.outvars:
-            yield variable.aval.shape
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from all_shapes(inner)
 
 
 @pytest.mark.parametrize("rank", [4, 0])
