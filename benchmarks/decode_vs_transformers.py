@@ -20,7 +20,7 @@ import torch_side
 from harness import progress
 
 from jax_switchgen.generation.engine import Engine
-from jax_switchgen.models.transformer import num_params
+from jax_switchgen.models.params import num_params
 from jax_switchgen.policies.simple import Fixed
 
 

@@ -34,11 +34,8 @@ from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.speaker import Speaker
 from jax_switchgen.generation.text import Vocabulary
-from jax_switchgen.models.transformer import (
-    Transformer,
-    init_transformer,
-    num_params,
-)
+from jax_switchgen.models.params import num_params
+from jax_switchgen.models.transformer import Transformer, init_transformer
 from jax_switchgen.policies.switcher import Switcher, SwitcherOptions
 
 SHAPES = {

@@ -21,8 +21,9 @@ import pools
 
 from jax_switchgen.checkpoints.hf import load_tokenizer, load_transformer
 from jax_switchgen.checkpoints.packaged import packaged_model
+from jax_switchgen.models.params import ArraySpec, model_specs
 from jax_switchgen.models.quantization import Int8Matrix, quantize
-from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
+from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.tasks.datasets import load_records
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")

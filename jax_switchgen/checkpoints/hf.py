@@ -24,6 +24,7 @@ from jax_switchgen.checkpoints.safetensors_file import (
     write_safetensors,
 )
 from jax_switchgen.models.config import ModelConfig, NormPlacement
+from jax_switchgen.models.params import ArraySpec, model_specs
 from jax_switchgen.models.quantization import (
     Matrix,
     check_quantization,
@@ -31,7 +32,7 @@ from jax_switchgen.models.quantization import (
     quantize,
 )
 from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
-from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
+from jax_switchgen.models.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

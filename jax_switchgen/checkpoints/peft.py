@@ -21,8 +21,9 @@ from jax_switchgen.checkpoints.safetensors_file import (
 )
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.models.params import layer_specs
 from jax_switchgen.models.quantization import check_unquantized
-from jax_switchgen.models.transformer import Transformer, layer_specs
+from jax_switchgen.models.transformer import Transformer
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

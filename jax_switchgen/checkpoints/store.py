@@ -24,13 +24,14 @@ from jax_switchgen.models.config import (
     QKNorm,
     Rope,
 )
+from jax_switchgen.models.params import model_specs
 from jax_switchgen.models.quantization import (
     check_quantization,
     check_unquantized,
     quantize,
 )
 from jax_switchgen.models.sharding import DEFAULT_RULES, Rules, param_shardings
-from jax_switchgen.models.transformer import Transformer, model_specs
+from jax_switchgen.models.transformer import Transformer
 
 _ITEM = "transformer"
 

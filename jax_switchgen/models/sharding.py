@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora
-from jax_switchgen.models.transformer import model_specs
+from jax_switchgen.models.params import model_specs
 
 Rules = Mapping[str, str | None]  # logical axis -> mesh axis, or None: replicated
 

@@ -21,6 +21,7 @@ from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.sharding import TRAINING_RULES
+from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.planning.least import (
     Least,
     chunk_least,
@@ -28,7 +29,7 @@ from jax_switchgen.planning.least import (
     share_of,
     train_least,
 )
-from jax_switchgen.planning.shapes import abstract_cache, abstract_model
+from jax_switchgen.planning.shapes import abstract_cache, abstract_params
 from jax_switchgen.training import step
 from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions
@@ -170,7 +171,7 @@ def _candidate_phases(
     models = tuple(candidate(i) for i in numbers)
     options, config = pool.generation, member.config
     B, window = options.batch_size, pool.cache_length
-    model = abstract_model(config, mesh, pool.dtype, member.quantization)
+    model = _model(pool, member, mesh)
     share = share_of(config, mesh, pool.dtype, member.quantization)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     dims = _shard_dims(cache)
@@ -222,7 +223,7 @@ def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
     B, window = options.batch_size, pool.switcher_cache_length
     T = chunk_for(pool.question_tokens)
     C = len(pool.candidates)
-    model = abstract_model(config, mesh, pool.dtype, member.quantization)
+    model = _model(pool, member, mesh)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     share = share_of(config, mesh, pool.dtype, member.quantization)
     least = chunk_least(share, B, T, window, labels=C)
@@ -245,7 +246,10 @@ def train_phase(
     recipe = step.Recipe(config, options, total_steps=1000)
     base, dtype = None, options.compute_dtype
     if options.lora_rank:
-        base = abstract_model(config, mesh, dtype, quantization, rules=TRAINING_RULES)
+        params = abstract_params(
+            config, mesh, dtype, quantization, rules=TRAINING_RULES
+        )
+        base = Transformer(config, params)
     rows = rows_sharding(mesh, axis=1)
 
     def of_rows(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -272,6 +276,11 @@ def train_phase(
     share = share_of(config, mesh, dtype, quantization)
     least = train_least(share, A * B // copies, T, adapter=bool(options.lora_rank))
     return Phase(TRAIN, lower, A, A * B, T, least)
+
+
+def _model(pool: Pool, member: Member, mesh: Mesh) -> Transformer:
+    params = abstract_params(member.config, mesh, pool.dtype, member.quantization)
+    return Transformer(member.config, params)
 
 
 def _shard_dims(cache: Cache) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Models and caches without weights, on a mesh: what programs are lowered with."""
+"""Parameters and caches as shapes, on a mesh: what programs are lowered with."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.models.cache import Cache
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.params import ArraySpec, model_specs
 from jax_switchgen.models.quantization import Int8Matrix, Matrix
 from jax_switchgen.models.sharding import (
     DEFAULT_RULES,
@@ -15,7 +16,6 @@ from jax_switchgen.models.sharding import (
     cache_sharding,
     param_shardings,
 )
-from jax_switchgen.models.transformer import ArraySpec, Transformer, model_specs
 
 
 def abstract_params(
@@ -42,23 +42,10 @@ def abstract_params(
     return {path: param(path, specs[path]) for path in specs}
 
 
-def abstract_model(
-    config: ModelConfig,
-    mesh: Mesh,
-    dtype: str,
-    quantization: str | None = None,
-    *,
-    rules: Rules = DEFAULT_RULES,
-) -> Transformer:
-    """The model of these."""
-    params = abstract_params(config, mesh, dtype, quantization, rules=rules)
-    return Transformer(config, params)
-
-
 def abstract_cache(
     c: ModelConfig, mesh: Mesh, dtype: str, slots: int, length: int
 ) -> Cache:
-    """Its cache, likewise."""
+    """The cache of such a model, likewise."""
     x_BKSH: Any = jax.ShapeDtypeStruct(
         (slots, c.num_kv_heads, length, c.head_dim),
         jnp.dtype(dtype),

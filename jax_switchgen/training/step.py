@@ -19,15 +19,14 @@ from jax.sharding import Mesh
 
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.models.params import layer_specs, model_specs
 from jax_switchgen.models.rope import rope_tables
 from jax_switchgen.models.transformer import (
     RunBlock,
     Transformer,
     empty_recent,
     hidden,
-    layer_specs,
     logits,
-    model_specs,
 )
 from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions

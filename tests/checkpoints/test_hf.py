@@ -23,7 +23,7 @@ from jax_switchgen.checkpoints.hf import (
 )
 from jax_switchgen.checkpoints.hf_config import read_config
 from jax_switchgen.checkpoints.safetensors_file import StoredTensor
-from jax_switchgen.models.transformer import num_params
+from jax_switchgen.models.params import num_params
 from tests.hf_models import (
     MODELS,
     edit_json,

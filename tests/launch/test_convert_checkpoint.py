@@ -10,7 +10,7 @@ from absl import flags
 from jax_switchgen.checkpoints.hf import load_transformer
 from jax_switchgen.checkpoints.peft import export_lora, load_lora, merge
 from jax_switchgen.models.lora import Lora, LoraPair
-from jax_switchgen.models.transformer import layer_specs
+from jax_switchgen.models.params import layer_specs
 from tests import tiny
 from tests.launch.conftest import ROOT
 

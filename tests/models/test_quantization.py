@@ -14,13 +14,14 @@ from hypothesis.extra import numpy as arrays
 from jax_switchgen.models.config import ModelConfig, NormPlacement, QKNorm, Rope
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.matmul import linear, rows
+from jax_switchgen.models.params import model_specs
 from jax_switchgen.models.quantization import (
     Int8Matrix,
     check_quantization,
     quantize,
 )
 from jax_switchgen.models.sharding import param_shardings
-from jax_switchgen.models.transformer import Transformer, init_transformer, model_specs
+from jax_switchgen.models.transformer import Transformer, init_transformer
 from tests import tiny
 from tests.hf_models import one_line_error, relative_error, some_tokens
 

@@ -9,8 +9,9 @@ import pytest
 from jax_switchgen.checkpoints.hf import load_transformer
 from jax_switchgen.checkpoints.hf_config import read_config
 from jax_switchgen.checkpoints.known_shapes import model_shape
+from jax_switchgen.models.params import model_specs, num_params
 from jax_switchgen.models.sharding import tensor_mesh
-from jax_switchgen.models.transformer import model_specs, num_params
+from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.planning.chips import slice_called
 from jax_switchgen.planning.least import (
     chunk_least,
@@ -18,7 +19,7 @@ from jax_switchgen.planning.least import (
     share_of,
     train_least,
 )
-from jax_switchgen.planning.shapes import abstract_model
+from jax_switchgen.planning.shapes import abstract_params
 from jax_switchgen.policies.build import with_shared_shapes
 from tests import tiny
 from tests.hf_models import make_model, one_line_error, save_model
@@ -112,7 +113,8 @@ def test_a_planned_model_is_a_loaded_one_without_its_weights(
         vocab_size=config.vocab_size,
         quantization=quantization,
     )
-    planned = abstract_model(config, mesh, "bfloat16", quantization)
+    params = abstract_params(config, mesh, "bfloat16", quantization)
+    planned = Transformer(config, params)
 
     def seen(x):
         return x.shape, x.dtype, x.sharding.shard_shape(x.shape)
