@@ -1,6 +1,7 @@
 """Eight fake CPU devices and strict numpy semantics for every test."""
 
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: without optimisation, twice as fast. Eight
@@ -13,6 +14,7 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -24,3 +26,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Each compiled program holds some twenty memory maps, and Linux allows a process
+    65,530: at the two thousandth or so, XLA would crash or wait for ever."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > 20_000:
+        jax.clear_caches()
