@@ -36,13 +36,13 @@ def get_config(variant: str = ""):
     )
     config.dtype = "float32"  # bfloat16 is slower than float32 on most CPUs
     config.generation.batch_size = 8
-    config.generation.in_flight = 24 if evaluated else 16
+    config.generation.in_flight = 24 if evaluated else 8
     config.generation.cache_gib = 2.0
     config.evaluation = presets.evaluation(("pretrained", "aligned"), aligned="aligned")
     config.rollouts = presets.rollouts(
         "outputs/demo/rollouts.jsonl", ("arc_challenge", "truthfulqa", "kaleidoscope")
     )
-    # A quarter of an hour on two cores; what docs/training.md measures took 60.
+    # For a laptop; what docs/training.md measures took 60.
     config.rollouts.num_records = 60 if evaluated else 20
     config.rollouts.completions = 4
     # Who begins decides most of these answers.
