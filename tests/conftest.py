@@ -4,8 +4,8 @@ import os
 import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile much and compute little: without optimisation, twice as fast. Eight
-# devices on two busy cores wait long for each other; after 40 s XLA would abort.
+# Tests compile much and compute little: without optimisation, twice as fast. XLA aborts
+# when a device waits 40 s for another, which on two busy cores need not be an error.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
     "--xla_llvm_disable_expensive_passes=true "
@@ -30,8 +30,8 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True, scope="module")
 def _room_for_programs():
-    """Each compiled program holds some twenty memory maps, and Linux allows a process
-    65,530: at the two thousandth or so, XLA would crash or wait for ever."""
+    """Each compiled program holds a dozen memory maps or more, and Linux allows a
+    process 65,530: without room XLA crashes, here after a quarter of an hour."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and len(maps.read_text().splitlines()) > 20_000:
