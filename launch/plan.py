@@ -99,7 +99,9 @@ def shapes(config: dict[str, Any], notes: Any) -> tuple[Any, Any]:
     check_quantizations(config["candidates"], config["switcher"])
     has_switcher = config["policy"].name == "switcher"
     options = config.get("training")
-    generating = [*config["candidates"], *[config["switcher"]] * has_switcher]
+    generating = list(config["candidates"])
+    if has_switcher:
+        generating.append(config["switcher"])
     found = {c.path: model_shape(c.path, notes.progress) for c in generating}
     found = with_shared_shapes(found, config["mesh"].tensor)
     if any(c.adapter for c in (*config["candidates"], config["switcher"])):

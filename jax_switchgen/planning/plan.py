@@ -134,8 +134,8 @@ class Plan:
         }
 
     @property
-    def segments_tokens(self) -> int:
-        """Of a full batch."""
+    def batch_tokens(self) -> int:
+        """That a full batch writes in one pass."""
         options = self.pool.generation
         return options.batch_size * options.segment_length
 
@@ -149,7 +149,7 @@ class Plan:
         if len(decode) < n:
             return None
         seconds = max(decode.values()) if self.is_disjoint else sum(decode.values())
-        return n * self.segments_tokens / seconds
+        return n * self.batch_tokens / seconds
 
     @property
     def switching_tokens_per_second(self) -> float | None:
@@ -167,7 +167,7 @@ class Plan:
         choosing = n * sum(probe.values())
         together = max if self.is_disjoint else sum
         seconds = together([*writing, choosing])
-        return n * self.segments_tokens / seconds
+        return n * self.batch_tokens / seconds
 
 
 def make_plan(
