@@ -1,7 +1,6 @@
 """Collects what the switcher learns from: which candidate should have gone on?
 
-On a laptop, minutes (prepare the tasks once, 14 MB):
-  python launch/prepare_tasks.py --tasks=arc_challenge,truthfulqa,kaleidoscope
+On a laptop, half an hour (the first time, the tasks' data is downloaded: 14 MB):
   python launch/collect_rollouts.py --config=configs/demo.py
 
 A response is written by random switching and cut at a segment boundary. There each

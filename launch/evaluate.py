@@ -1,7 +1,7 @@
 """Compares ways of answering on tasks, and writes scores and a report.
 
-A first look, a few minutes on a laptop (prepare the tasks once, 14 MB):
-  python launch/prepare_tasks.py --tasks=arc_challenge,gsm8k
+A first look, a few minutes on a laptop (the first time, the tasks' data is downloaded:
+14 MB):
   python launch/evaluate.py --config=configs/demo.py:eval_smoke --output=smoke
 
 Systems, tasks, seeds and how many records of each task:

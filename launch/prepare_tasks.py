@@ -12,7 +12,8 @@ What each task is, how large, and under which licence its data comes:
   python launch/prepare_tasks.py --list
 
 Files go to ~/.cache/jax_switchgen/tasks, or to the folder that JAX_SWITCHGEN_CACHE
-names. A task that is prepared already is left as it is.
+names. A task that is prepared already is left as it is. Launchers that need a task
+prepare it themselves; this is for doing all of it before, or without a network.
 """
 
 from pathlib import Path
@@ -36,11 +37,8 @@ def main() -> int:
             print(f"{task.name:24} {task.scorer.value:14} {sizes}  {task.licence}")
         return EXIT_OK
 
-    import tensorflow_datasets as tfds
-
     from jax_switchgen.tasks.datasets import fetch_archive, prepare_task
 
-    tfds.disable_progress_bar()
     archive = Path(SOURCE.value) if SOURCE.value else fetch_archive()
     for task in tasks:
         folder = prepare_task(task.name, archive)

@@ -1,6 +1,6 @@
 """The tasks' records: prepared once from public data, then read from array_record.
 
-    python launch/prepare_tasks.py
+    python launch/prepare_tasks.py      # all; else each when it is first asked for
 
 The public data is one source archive of a Python package. It is verified by its hash
 and read where it lies: nothing of it is unpacked, imported or run. The files are
@@ -8,6 +8,7 @@ tensorflow-datasets in array_record format, which need no TensorFlow.
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import tensorflow_datasets as tfds
 
 from jax_switchgen.tasks.catalogue import TASKS, find_task
@@ -50,6 +52,7 @@ def fetch_archive() -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {_PACKAGE}, the tasks' data (14 MB, once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         wanted = Path(folder, "wanted.txt")
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n")
@@ -64,7 +67,7 @@ def fetch_archive() -> Path:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(
                 f"cannot download {_PACKAGE} ({reason}); get {_ARCHIVE} elsewhere and "
-                "give its path with --source"
+                "run: python launch/prepare_tasks.py --source=PATH"
             )
         os.replace(fetched, path)
     return path
@@ -207,24 +210,31 @@ def prepare_task(name: str, archive: Path) -> Path:
       ValueError: the task is unknown, or the archive is not the expected one.
     """
     find_task(name)
-    builder = TaskBuilder(name, archive)
-    builder.download_and_prepare()
+    tfds.disable_progress_bar()
+    datasets_directory().mkdir(parents=True, exist_ok=True)
+    # Others may be at it too, for the processes of a job begin together; and what a
+    # launcher writes to stdout is its own.
+    with (
+        filelock.FileLock(datasets_directory() / ".lock"),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        builder = TaskBuilder(name, archive)
+        builder.download_and_prepare()
     return Path(builder.data_dir)
 
 
 def load_records(name: str, split: str) -> list[Record]:
-    """The records of one split of a prepared task.
+    """The records of one split of a task, which is prepared first if it was not yet.
 
     Raises:
-      ValueError: the task is unknown or was not prepared.
+      ValueError: the task is unknown, or its data can't be downloaded.
     """
     find_task(name)
     builder = TaskBuilder(name)
     if not builder.is_prepared():
-        raise ValueError(
-            f"task {name!r} is not prepared; run: python launch/prepare_tasks.py "
-            f"--tasks={name}"
-        )
+        print(f"preparing task {name} (once)", file=sys.stderr)
+        prepare_task(name, fetch_archive())
+        builder = TaskBuilder(name)
 
     def text(value: bytes) -> str:
         return value.decode()

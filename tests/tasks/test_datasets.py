@@ -1,5 +1,7 @@
 """The real data has the promised sizes, and comes back from array_record unchanged."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,12 +49,37 @@ def test_benign_joins_the_prompts_of_its_sources(splits):
 
 def test_prepared_records_are_the_cleaned_ones(splits, archive, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_SWITCHGEN_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="prepare_tasks.py --tasks=sciriff"):
-        datasets.load_records("sciriff", "test")
     for name in ("sciriff", "infinite_chat_diversity", "arc_challenge"):
         datasets.prepare_task(name, archive)
         for split in datasets.SPLITS:
             assert datasets.load_records(name, split) == splits(name)[split]
+
+
+_ASK = "from jax_switchgen.tasks.datasets import load_records as load; "
+
+
+def test_processes_that_ask_first_prepare_a_task_together(splits, archive, tmp_path):
+    """As the processes of a job do; nothing of it is on their stdout."""
+    (tmp_path / "tasks").mkdir()
+    shutil.copy(archive, tmp_path / "tasks")
+    command = [sys.executable, "-c", _ASK + "print(len(load('sciriff', 'test')))"]
+    environment = {**os.environ, "JAX_SWITCHGEN_CACHE": str(tmp_path)}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) for _ in range(2)
+    ]
+    said = [process.communicate() for process in processes]
+    expected = str(len(splits("sciriff")["test"]))
+    assert [out.strip() for out, _ in said] == [expected] * 2, said
+    assert any("preparing task sciriff" in err for _, err in said)
+
+
+def test_without_the_data_one_line_says_what_to_do(tmp_path, monkeypatch):
+    """pip finds nothing where it is told to look nowhere."""
+    monkeypatch.setenv("JAX_SWITCHGEN_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ValueError, match=r"prepare_tasks.py --source=PATH$"):
+        datasets.load_records("sciriff", "test")
 
 
 def test_wrong_archive_is_one_line(tmp_path):
