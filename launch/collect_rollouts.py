@@ -44,6 +44,7 @@ from command_line import (
     stop_on_sigterm,
 )
 from host_checks import check_job
+from pace import Pace
 
 if typing.TYPE_CHECKING:
     from jax_switchgen.generation.display import Notes
@@ -123,18 +124,20 @@ def show(
     collection: "Collection", places: "typing.Iterator[Collected]", notes: "Notes"
 ) -> None:
     """Progress while places are labelled."""
+    notes.progress("compiling programs as they are needed, which takes minutes")
+    pace = Pace(len(collection.left))
     started = next_line = time.perf_counter()
     for done, collected in enumerate(places, start=1):
+        pace.passed()
         now = time.perf_counter()
         if now < next_line and done < len(collection.left):
             continue
         next_line = now + SECONDS_BETWEEN_LINES
         seconds = now - started
-        left = seconds * (len(collection.left) / done - 1) / 60
         notes.progress(
             f"{done} of {len(collection.left)} places · {collected.responses} "
             f"completions · {collected.tokens / seconds:.0f} tokens/s · "
-            f"{left:.0f} min left"
+            f"{pace.minutes_left:.0f} min left"
         )
     for line in collection.refused.values():
         notes.line(line)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from absl import flags
 from command_line import EXIT_OK, as_json, define_config, read_pool, required, run
+from pace import Pace
 
 if typing.TYPE_CHECKING:
     from jax_switchgen.evaluation.suite import Suite
@@ -42,19 +43,20 @@ class Clock:
     def __init__(self, notes: "Notes", total: int, window: "ProfileWindow"):
         self.window = window
         self.notes, self.total, self.done = notes, total, 0
-        self.started = self.next_line = time.perf_counter()
+        self.pace = Pace(total)
+        self.next_line = time.perf_counter()
 
     def show(self, name: str, of: int, answered: int) -> None:
         self.done += 1
+        self.pace.passed()
         self.window.passed()
         now = time.perf_counter()
         if now < self.next_line and answered < of:
             return
         self.next_line = now + SECONDS_BETWEEN_LINES
-        left = (now - self.started) * (self.total / self.done - 1) / 60
         self.notes.progress(
             f"{name}: {answered} of {of} answers · {self.done} of {self.total} in all "
-            f"· {left:.0f} min left"
+            f"· {self.pace.minutes_left:.0f} min left"
         )
 
 
