@@ -124,7 +124,7 @@ def show(
     collection: "Collection", places: "typing.Iterator[Collected]", notes: "Notes"
 ) -> None:
     """Progress while places are labelled."""
-    notes.progress("compiling programs as they are needed, which takes minutes")
+    notes.progress("programs are compiled when first needed, which takes minutes once")
     pace = Pace(len(collection.left))
     started = next_line = time.perf_counter()
     for done, collected in enumerate(places, start=1):
