@@ -44,6 +44,7 @@ class Cache:
         A slot number beyond the last reads some valid slot: padding rows are masked.
         """
 
+        @jax.jit  # traced once for all layers
         def rows(x_BKSH: jax.Array) -> jax.Array:
             # In one step: TPU programs otherwise first copy the window of all slots.
             return x_BKSH.at[slots_B, :, :window].get(mode="clip")
@@ -62,6 +63,7 @@ class Cache:
         Rows whose slot is no slot (padding) write nothing.
         """
 
+        @jax.jit  # traced once for all layers
         def put(x_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
             return jax.lax.platform_dependent(
                 *(x_BKSH, new_BKTH.astype(x_BKSH.dtype), slots_B, start_B, count_B),
