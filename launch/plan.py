@@ -12,8 +12,8 @@ known (jax_switchgen/checkpoints/known_shapes.py). Any pool, on any slice:
 Prompts of another length, or some programs only, by the beginnings of their names:
   … --prompt_tokens=2048 --only=decode,train
 
-A program of 8B takes some 3 minutes of one core and 6 GB of memory, training 5 minutes
-and 17 GB. Exit codes: 0 it fits, 1 it does not (the last lines say what to change), 2
+A program of 8B takes a minute or two and 2 GB of memory, training 4 minutes and 5 GB.
+Exit codes: 0 it fits, 1 it does not (the last lines say what to change), 2
 an error.
 """
 

@@ -7,6 +7,8 @@ import dataclasses
 LONG_CHUNK = 128
 LONG_READ = 256  # so that usual prompts need no further compiled program
 
+WINDOWS = 4  # lengths up to which a cache is read: its quarters
+
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:

@@ -19,6 +19,7 @@ from jax_switchgen.decoding.sampling import Sampling
 from jax_switchgen.generation.buckets import (
     LONG_CHUNK,
     LONG_READ,
+    WINDOWS,
     Buckets,
     cache_length_for,
 )
@@ -342,7 +343,7 @@ class CachedModel:
 
     def _window(self, lengths: Sequence[int]) -> int:
         """The least of one to four quarters of the cache that covers the lengths."""
-        quarter = self.cache.length // 4
+        quarter = self.cache.length // WINDOWS
         return max(1, -(-max(lengths) // quarter)) * quarter
 
     def _make_room(self, tokens: int) -> None:

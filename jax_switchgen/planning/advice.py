@@ -44,7 +44,7 @@ def _generation_advice(plan: Plan) -> list[str]:
     slots = min(
         int(
             pool.slots
-            * (plan.hbm_bytes - place.params - place.working)
+            * (plan.hbm_bytes - place.params - place.programs - place.working)
             / place.caches
             * usable
         )

@@ -39,13 +39,13 @@ class Compiled:
 
     @property
     def peak_bytes(self) -> int:
-        """What it needs, with its arguments."""
-        return self.argument_bytes + self.working_bytes
+        """What it needs in all."""
+        return self.argument_bytes + self.working_bytes + self.code_bytes
 
     @property
     def working_bytes(self) -> int:
-        """What it needs beside its arguments."""
-        return self.temp_bytes + self.new_bytes + self.code_bytes
+        """What it needs, while it runs, beside its arguments and itself."""
+        return self.temp_bytes + self.new_bytes
 
     def seconds(self, chip: Chip) -> float:
         """Of one call, if all of the chip ran at its peak: no latencies, and transfers

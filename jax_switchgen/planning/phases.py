@@ -15,7 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.decoding import programs
 from jax_switchgen.decoding.sampling import Sampling
-from jax_switchgen.generation.buckets import LONG_CHUNK, cache_length_for, chunk_for
+from jax_switchgen.generation.buckets import (
+    LONG_CHUNK,
+    WINDOWS,
+    batch_buckets,
+    cache_length_for,
+    chunk_for,
+)
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes
@@ -136,6 +142,8 @@ class Phase:
       least: of one call.
       models: those of the pool that run it, as `Pool.members` calls them.
       cache_dims: of one of the cache's arrays on a chip, to know it by; () is none.
+      variants: programs of this kind that a run compiles, for each size of a batch and
+        each window; they stay on the chip.
     """
 
     name: str
@@ -146,6 +154,7 @@ class Phase:
     least: Least
     models: tuple[str, ...] = ()
     cache_dims: tuple[int, ...] = ()
+    variants: int = 1
 
 
 def generation_phases(pool: Pool, mesh: Mesh) -> list[Phase]:
@@ -176,6 +185,7 @@ def _candidate_phases(
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     dims = _shard_dims(cache)
     read = chunk_for(options.segment_length)
+    variants = len(batch_buckets(B)) * WINDOWS
 
     def chunk(name: str, T: int) -> Phase:
         return Phase(
@@ -183,7 +193,7 @@ def _candidate_phases(
             lambda: programs.prefill.lower(
                 model, None, cache, _chunk(mesh, B, T), window=window
             ),
-            *(1, B, T, chunk_least(share, B, T, window), models, dims),
+            *(1, B, T, chunk_least(share, B, T, window), models, dims, variants),
         )
 
     steps = options.segment_length
@@ -207,13 +217,13 @@ def _candidate_phases(
         ),
         *(steps, B, steps),
         Least((step_least.hbm_bytes or 0) * steps, step_least.flops * steps),
-        *(models, dims),
+        *(models, dims, variants),
     )
     moved = 2 * share.cache_bytes(config.num_layers * window)
     fork = Phase(
         FORK + suffix,
         lambda: programs.copy_slot.lower(cache, scalar, scalar, window=window),
-        *(1, 1, window, Least(moved, 0), models, dims),
+        *(1, 1, window, Least(moved, 0), models, dims, WINDOWS),
     )
     return [chunk("prefill", LONG_CHUNK), chunk("catch-up", read), decode, fork]
 
@@ -234,6 +244,7 @@ def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
             window=window,
         ),
         *(1, B, T, least, (SWITCHER,), _shard_dims(cache)),
+        variants=len(batch_buckets(B)) * WINDOWS,
     )
 
 

@@ -43,10 +43,12 @@ class Training:
 
 
 class Place(NamedTuple):
-    """Bytes of a chip that generates: models, their caches, one program at work."""
+    """Bytes of a chip that generates: models, their caches, all programs, one of them
+    at work."""
 
     params: int
     caches: int
+    programs: int
     working: int
 
 
@@ -84,17 +86,18 @@ class Plan:
     def places(self) -> list[Place]:
         """The chips that generate: all models lie on the same, or each has its own."""
 
-        def working(phases: Iterable[Compiled]) -> int:
-            return max((found.working_bytes for found in phases), default=0)
+        def place(params: int, caches: int, phases: Sequence[Compiled]) -> Place:
+            working = max((found.working_bytes for found in phases), default=0)
+            return Place(params, caches, programs_bytes(phases), working)
 
         if not self.is_disjoint:
             params, caches = self.params_bytes.values(), self.cache_bytes.values()
-            return [Place(sum(params), sum(caches), working(self.generation))]
+            return [place(sum(params), sum(caches), self.generation)]
         return [
-            Place(
+            place(
                 self.params_bytes[member.name],
                 self.cache_bytes[name],
-                working(x for x in self.generation if name in x.phase.models),
+                [x for x in self.generation if name in x.phase.models],
             )
             for name, member in self.pool.members.items()
         ]
@@ -170,6 +173,12 @@ class Plan:
         return n * self.batch_tokens / seconds
 
 
+def programs_bytes(phases: Iterable[Compiled]) -> int:
+    """Of all that a run compiles of these kinds, at most: smaller batches and windows
+    have programs that are no larger."""
+    return sum(found.code_bytes * found.phase.variants for found in phases)
+
+
 def make_plan(
     on: Slice,
     mesh: MeshOptions,
@@ -216,26 +225,26 @@ def _train_phase(devices: Sequence, training: Training, candidates: int) -> Phas
 
 
 def _compile_all(phases: Sequence[Phase], progress: Progress) -> list[Compiled]:
-    """In as many threads as there are cores, for a compilation uses one; at most 4,
-    for one of 8B takes 6 GB of memory. The training's takes 17 GB, so it comes when the
-    others are done."""
+    """In as many threads as there are cores, for a compilation hardly uses more than
+    one; at most 4, for one of 8B takes 2 to 5 GB of memory. The training's, which takes
+    longest, begins first."""
     progress(f"compiling {len(phases)} programs")
     started = time.perf_counter()
     done: dict[Phase, Compiled] = {}
-    first = [phase for phase in phases if phase.name != TRAIN]
-    last = [phase for phase in phases if phase.name == TRAIN]
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    longest_first = sorted(phases, key=lambda phase: phase.name != TRAIN)
     try:
-        for stage in (first, last):
-            for task in as_completed([pool.submit(compile_phase, p) for p in stage]):
-                found = task.result()
-                done[found.phase] = found
-                minutes = (time.perf_counter() - started) / 60
-                result = "is too large" if found.too_large else "compiled"
-                progress(
-                    f"{found.phase.name} {result}; {len(done)} of {len(phases)}, "
-                    f"{minutes:.1f} min"
-                )
+        for task in as_completed(
+            [pool.submit(compile_phase, p) for p in longest_first]
+        ):
+            found = task.result()
+            done[found.phase] = found
+            minutes = (time.perf_counter() - started) / 60
+            result = "is too large" if found.too_large else "compiled"
+            progress(
+                f"{found.phase.name} {result}; {len(done)} of {len(phases)}, "
+                f"{minutes:.1f} min"
+            )
     finally:
         pool.shutdown(cancel_futures=True)
     return [done[phase] for phase in phases]

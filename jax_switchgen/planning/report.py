@@ -7,7 +7,7 @@ from rich.table import Table
 from jax_switchgen.planning.advice import advice_for
 from jax_switchgen.planning.chips import GIB
 from jax_switchgen.planning.compiled import Compiled
-from jax_switchgen.planning.plan import Plan
+from jax_switchgen.planning.plan import Plan, programs_bytes
 
 
 def memory_table(plan: Plan) -> Table:
@@ -24,6 +24,8 @@ def memory_table(plan: Plan) -> Table:
     if plan.generation:
         largest = max(plan.generation, key=lambda found: found.working_bytes)
         table.add_row(f"at work: {largest.phase.name}", _gib(largest.working_bytes))
+        count = sum(found.phase.variants for found in plan.generation)
+        table.add_row(f"up to {count} programs", _gib(programs_bytes(plan.generation)))
     table.add_section()
     table.add_row("generation and rollouts", _gib(plan.generation_bytes))
     for found in plan.phases:
@@ -107,6 +109,7 @@ def _phase_json(plan: Plan, found: Compiled) -> dict[str, Any]:
         "temp_bytes": found.temp_bytes,
         "new_bytes": found.new_bytes,
         "code_bytes": found.code_bytes,
+        "variants": phase.variants,
         "hbm_bytes": found.traffic.hbm_bytes,
         "least_hbm_bytes": phase.least.hbm_bytes,
         "hbm_ratio": found.hbm_ratio,

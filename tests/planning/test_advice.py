@@ -70,6 +70,21 @@ def test_the_first_line_counts_chips_and_hosts(name, said):
     assert lines(found)[0] == f"{name} is {said}"
 
 
+def test_every_program_that_a_run_compiles_stays_on_the_chip():
+    """For 4 sizes of a batch and 4 windows; but only one of them is at work."""
+    base = plan()
+    phases = [
+        dataclasses.replace(found, code_bytes=10**6, temp_bytes=10**8 + i)
+        for i, found in enumerate(base.phases)
+    ]
+    full = dataclasses.replace(base, phases=phases)
+    assert [found.phase.variants for found in full.phases] == [16, 16, 16, 4]
+    expected = 52 * 10**6 + 10**8 + 3
+    assert full.generation_bytes - base.generation_bytes == expected
+    phases = [dataclasses.replace(found, code_bytes=GIB) for found in phases]
+    assert base.fits and not dataclasses.replace(base, phases=phases).fits
+
+
 def test_models_that_lie_apart_share_no_chip():
     """A chip then holds one model and its cache, here the larger one's; and a pool
     whose models need more chips than a host has is refused."""
