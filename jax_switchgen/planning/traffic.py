@@ -4,7 +4,9 @@ An instruction moves its operands and results that lie in HBM, each once, except
 slice moves what it takes, an update in place what it writes, and an asynchronous copy
 what it brings on chip, whose later use is then free. A loop counts as often as it runs;
 of two branches the one that moves less counts (in sampling the other is the rare row
-whose nucleus is more than 256 tokens). Collectives are counted by themselves too.
+whose nucleus is more than 256 tokens). Collectives are counted by themselves too; one
+that goes on beside other work is handed on through the fusions of that work, from the
+one that starts it to the one that awaits it, and counts where it starts.
 """
 
 import dataclasses
@@ -112,6 +114,13 @@ class _Walk:
             called := x.called("to_apply") or x.called("calls")
         ):
             return self.computation(called[0], depth)
+        if x.opcode == "fusion":
+            inside = self.program.computations[x.called("calls")[0]]
+            root = next(part for part in inside.values() if part.is_root)
+            if '"AsyncCollectiveDone"' in root.attributes:
+                return Traffic()
+            if '"AsyncCollectiveStart"' in root.attributes:
+                return self._instruction(inside[root.operands[0]], inside, depth)
         operands = [around[name] for name in x.operands if name in around]
         return Traffic(
             self._moved(x, operands), self._computed(x, operands)
@@ -161,10 +170,12 @@ class _Walk:
             array = operands[number]
             if all(a.memory for a in array):
                 continue
-            users = _users(inside, name)
+            users = [u for u in _users(inside, name) if not _hands_on(u)]
             if name in updates:
                 continue  # neither read nor written but where it is updated
-            if users and all(
+            if not users:
+                continue  # only handed on
+            if all(
                 u.opcode in _SLICES and u.operands[0] in _aliases(inside, name)
                 for u in users
             ):
@@ -174,6 +185,8 @@ class _Walk:
             else:
                 total += sum(a.hbm_bytes for a in array)
         for part, result in zip(_root_parts(inside), x.result, strict=False):
+            if part.opcode == "parameter" or part.opcode in _COLLECTIVES:
+                continue  # handed on
             update = _update_of(inside, part)
             if update is None:
                 total += result.hbm_bytes
@@ -211,6 +224,12 @@ def _users(inside: dict[str, Instruction], name: str) -> list[Instruction]:
         for x in inside.values()
         if x.name not in aliases and aliases.intersection(x.operands)
     ]
+
+
+def _hands_on(user: Instruction) -> bool:
+    """Whether it only hands on what it uses: the results' tuple, or a collective that
+    was started before."""
+    return (user.is_root and user.opcode == "tuple") or user.opcode in _COLLECTIVES
 
 
 def _root_parts(inside: dict[str, Instruction]) -> list[Instruction]:

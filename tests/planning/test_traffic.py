@@ -143,3 +143,51 @@ def test_products_and_collectives_are_counted():
     assert found.flops == 2 * 256 * 512 * 512
     assert found.collective_bytes == {"all-reduce": SIZE}
     assert found.collectives == 1
+
+
+PIECE, WHOLE, COUNT = MATRIX, f"bf16[1024,512]{HBM}", "u32[]{:S(2)}"
+BUFFERS = f"{PIECE}, {WHOLE}, {COUNT}"
+HANDED_ON = f"({MATRIX}, {PIECE}, {WHOLE}, {WHOLE}, {COUNT})"
+STARTED = f"""%start (p: x) -> x {{
+  %p = {PIECE} parameter(0)
+  %g = {WHOLE} all-gather(%p), dimensions={{0}}
+  ROOT %r = ({BUFFERS}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}}"""
+BESIDE = f"""%beside (p: x, w: x, n: x, m: x) -> x {{
+  %p = {PIECE} parameter(0)
+  %w = {WHOLE} parameter(1)
+  %n = {COUNT} parameter(2)
+  %m = {MATRIX} parameter(3)
+  %y = {MATRIX} add(%m, %m)
+  %g = {WHOLE} all-gather(%p), dimensions={{0}}
+  ROOT %r = {HANDED_ON} tuple(%y, %p, %w, %g, %n)
+}}"""
+AWAITED = f"""%await (p: x, w: x, n: x) -> x {{
+  %p = {PIECE} parameter(0)
+  %w = {WHOLE} parameter(1)
+  %n = {COUNT} parameter(2)
+  %g = {WHOLE} all-gather(%p), dimensions={{0}}
+  ROOT %r = {WHOLE} custom-call(%g), custom_call_target="AsyncCollectiveDone"
+}}"""
+
+
+def test_a_collective_beside_other_work_counts_once():
+    """Its buffers pass through every fusion between its start and its end, and each of
+    these names it again."""
+    found = moved(
+        f"""
+        %s = ({BUFFERS}) fusion(%a), calls=%start
+        %p = {PIECE} get-tuple-element(%s), index=0
+        %w = {WHOLE} get-tuple-element(%s), index=1
+        %n = {COUNT} get-tuple-element(%s), index=2
+        %f = {HANDED_ON} fusion(%p, %w, %n, %b), calls=%beside
+        ROOT %d = {WHOLE} fusion(%p, %w, %n), calls=%await
+        """.replace("        ", ""),
+        STARTED,
+        BESIDE,
+        AWAITED,
+    )
+    gathered = SIZE + 4 * SIZE  # the piece read, the whole written
+    assert found.hbm_bytes == gathered + 2 * SIZE  # and %b read, %y written
+    assert found.collective_bytes == {"all-gather": 4 * SIZE}
+    assert found.collectives == 1
