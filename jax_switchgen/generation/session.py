@@ -149,7 +149,7 @@ class Session:
             self._scheduler.wait_for_decision([draft])
         else:
             draft.choice = speak
-            self._scheduler.decided(speak.speaker, draft)
+            self._scheduler.decided(speak.speaker, draft, draft.remaining)
 
     def release(self, draft: Draft) -> None:
         """The draft needs its slot no longer."""
@@ -199,7 +199,7 @@ class Session:
         for draft in drafts:
             choice: Speak = draft.pinned or next(answers)
             draft.choice = choice
-            self._scheduler.decided(choice.speaker, draft)
+            self._scheduler.decided(choice.speaker, draft, draft.remaining)
 
     def _start(self, index: int, drafts: list[Draft]) -> _Pass:
         """Catches the rows up and dispatches their segment."""
