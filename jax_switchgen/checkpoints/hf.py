@@ -140,7 +140,7 @@ def transformer_from(
     """`load_transformer` for a folder of which the caller read, and may have changed,
     the config and the tensors."""
     check_quantization(quantization)
-    config = _with_vocab_size(folder, stored_config, vocab_size)
+    config = with_vocab_size(folder, stored_config, vocab_size)
     names = tensor_names(config)
     _check_tensors(folder, tensors, stored_config)
     specs = model_specs(config)
@@ -251,9 +251,10 @@ def copy_companions(source: Path, target: Path) -> None:
         shutil.copytree(templates, target / templates.name)
 
 
-def _with_vocab_size(
+def with_vocab_size(
     folder: Path, config: ModelConfig, vocab_size: int | None
 ) -> ModelConfig:
+    """The config with so many tokens, the added ones padding; None: as it is."""
     if vocab_size is None:
         return config
     if vocab_size < config.vocab_size:

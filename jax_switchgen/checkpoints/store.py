@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from jax_switchgen.checkpoints.hf import copy_companions
+from jax_switchgen.checkpoints.hf import copy_companions, with_vocab_size
 from jax_switchgen.checkpoints.hf_config import one_line
 from jax_switchgen.models.config import (
     Llama3Scaling,
@@ -86,6 +86,7 @@ def restore_transformer(
     folder: Path,
     *,
     dtype: jnp.dtype | None = None,
+    vocab_size: int | None = None,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
     quantization: str | None = None,
@@ -94,12 +95,15 @@ def restore_transformer(
 
     Args:
       dtype: of the parameters; None: as saved.
+      vocab_size: rows of the embedding and the head, filled up with zeros; None: as
+        saved.
       mesh: shards the parameters; None: the default device.
       rules: how they lie on the mesh.
       quantization: "int8" quantizes each matrix as soon as it is read; None: none.
 
     Raises:
-      ValueError: there is no model in `folder`, or it is incomplete.
+      ValueError: there is no model in `folder`, or it is incomplete, or its vocabulary
+        is larger.
     """
     check_quantization(quantization)
     folder = Path(folder).absolute()
@@ -109,7 +113,7 @@ def restore_transformer(
             "`save_transformer` wrote"
         )
     saved = _restore(folder, config=ocp.args.JsonRestore()).config
-    config = _config_from_json(saved["config"])
+    config = with_vocab_size(folder, _config_from_json(saved["config"]), vocab_size)
     stored = jnp.dtype(saved["dtype"])
     dtype = jnp.dtype(stored if dtype is None else dtype)
     if quantization is None:
@@ -157,10 +161,15 @@ def _abstract_params(
 def _restore_args(
     abstract: dict[str, jax.ShapeDtypeStruct], *, partial: bool = False
 ) -> ocp.args.PyTreeRestore:
-    """Asks for these parameters; `partial`: of more that there are."""
+    """Asks for these parameters, the vocabulary filled up with zeros where it is larger
+    than what is stored; `partial`: of more that there are."""
+    args = ocp.checkpoint_utils.construct_restore_args(abstract)
     return ocp.args.PyTreeRestore(
         abstract,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        restore_args={
+            path: dataclasses.replace(each, strict=path not in ("embed", "head"))
+            for path, each in args.items()
+        },
         partial_restore=partial,
     )
 

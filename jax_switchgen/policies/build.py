@@ -159,7 +159,11 @@ class Checkpoints:
     ) -> Transformer:
         if is_store(folder):
             return restore_transformer(
-                folder, dtype=self._dtype, mesh=mesh, quantization=quantization
+                folder,
+                quantization=quantization,
+                dtype=self._dtype,
+                vocab_size=config.vocab_size,
+                mesh=mesh,
             )
         return load_transformer(
             folder,

@@ -62,6 +62,27 @@ def test_a_checkpoint_moves_between_meshes_bit_for_bit(source, tmp_path, dtype):
                 assert array.sharding == param_shardings(model.config, other)[path]
 
 
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("parts", [None, 4])
+def test_the_vocabulary_is_filled_up(source, tmp_path, parts, quantization):
+    """As of a Hugging Face folder: siblings of other sizes share programs, and a size
+    that does not divide over the chips is no obstacle."""
+    save_transformer(load_transformer(source, dtype=jnp.float32), tmp_path)
+    options = {"vocab_size": 104, "quantization": quantization}
+    options["mesh"] = make_mesh(2, parts) if parts else None
+    expected = load_transformer(source, dtype=jnp.float32, **options)
+    restored = restore_transformer(tmp_path, **options)
+    assert restored.config == expected.config
+    for found, wanted in zip(
+        jax.tree.leaves(restored.arrays()),
+        jax.tree.leaves(expected.arrays()),
+        strict=True,
+    ):
+        assert np.array_equal(np.asarray(found), np.asarray(wanted))
+    with one_line_error(tmp_path, "only be padded"):
+        restore_transformer(tmp_path, vocab_size=8)
+
+
 def test_restoring_casts(source, tmp_path):
     save_transformer(load_transformer(source, dtype=jnp.float32), tmp_path)
     expected = load_transformer(source, dtype=jnp.bfloat16)
