@@ -22,7 +22,8 @@ class Speak:
 
     Attributes:
       speaker: index of the candidate in the pool.
-      probs: the probabilities the decision was drawn from, one per candidate, or None.
+      probs: the policy's probabilities, one per candidate, or None. A switcher's are
+        those before its top-p, and at temperature 0 those of temperature 1.
     """
 
     speaker: int

@@ -61,11 +61,12 @@ class Tally:
         request, speaker = id(event.request), event.segment.speaker
         if self.first_segment is None:
             self.first_segment = self.seconds
-        self.tokens[speaker] += len(event.segment.token_ids)
-        self.segments[speaker] += 1
-        self.written[request] += len(event.segment.token_ids)
-        self.switches += self._last_speaker.get(request, speaker) != speaker
-        self._last_speaker[request] = speaker
+        if speaker != CUE:
+            self.tokens[speaker] += len(event.segment.token_ids)
+            self.segments[speaker] += 1
+            self.written[request] += len(event.segment.token_ids)
+            self.switches += self._last_speaker.get(request, speaker) != speaker
+            self._last_speaker[request] = speaker
         if event.response is not None:
             self.finished[event.response.finish_reason] += 1
             del self.written[request], self._last_speaker[request]

@@ -23,6 +23,8 @@ class Draft:
       written: tokens written so far, which is also the position of the random stream.
       choice: the decision for the next segment, once it is made.
       pinned: a decision for the whole response, or None.
+      is_stopped: its last segment ended at a stop token.
+      is_cued: the final cue was inserted.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Draft:
         self.segments: list[Segment] = []
         self.choice: Speak | None = None
         self.pinned: Speak | None = None
+        self.is_stopped = False
+        self.is_cued = False
         self._max_new_tokens = max_new_tokens
         self._segment_length = segment_length
         self._history: list[tuple[int, str]] = []

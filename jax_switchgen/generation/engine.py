@@ -96,7 +96,7 @@ class Engine:
           ValueError: it can't be answered; one line that says why.
         """
         needed = self.check_length(request.query)
-        bytes_needed = self._slot_bytes([request.query], needed)
+        bytes_needed = self.slot_bytes([request.query], needed)
         if bytes_needed > self.options.cache_gib * 2**30:
             raise ValueError(
                 f"prompt + budget of {needed} tokens need {bytes_needed / 2**30:.1f} "
@@ -156,7 +156,7 @@ class Engine:
         lengths = [self.check_length(query) for query in self.expected]
         length = max(lengths + [self.check(request) for request in requests])
         memory = int(self.options.cache_gib * 2**30)
-        slot = self._slot_bytes(queries, length)
+        slot = self.slot_bytes(queries, length)
         return Session(
             self.speakers,
             self.policy,
@@ -177,7 +177,7 @@ class Engine:
         events = [Event(draft.request, segment, None) for segment in earlier]
         return [*events, Event(draft.request, last, response)]
 
-    def _slot_bytes(self, queries: Sequence[str], length: int) -> int:
+    def slot_bytes(self, queries: Sequence[str], length: int) -> int:
         """Bytes of one slot of all caches, the policy's included."""
         speakers = sum(
             slot_bytes(s.model.config, cache_length_for(length), s.model.dtype)

@@ -19,16 +19,14 @@ from typing import Any
 
 from etils import epath
 
-from jax_switchgen.generation.buckets import cache_length_for
 from jax_switchgen.generation.engine import Engine, Event
 from jax_switchgen.generation.job_output import JobOutput, Shard
 from jax_switchgen.generation.journal import file_digest
 from jax_switchgen.generation.storage import job_path
 from jax_switchgen.generation.trace import CUE, Request
-from jax_switchgen.models.cache import slot_bytes
 
 # Fields that change no token but by rounding, so that a job may go on with other
-# values: decision 7, randomness belongs to the request.
+# values: randomness belongs to the request.
 SCHEDULING = frozenset(
     (
         *(
@@ -109,12 +107,17 @@ def parse_request(content: bytes, default_id: int) -> Request:
         name = default_id
     if type(name) not in (str, int):
         raise ValueError(f'"id" is {type(name).__name__}, not a string or an integer')
+    check_text(f"{query}{name}")
+    return Request(query, name)
+
+
+def check_text(text: str) -> None:
+    """Raises ValueError if it is no Unicode text: tokenizers would refuse it."""
     try:
-        f"{query}{name}".encode()
+        text.encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise ValueError(f"holds half of a character, {half!r}") from None
-    return Request(query, name)
 
 
 class Spoken:
@@ -257,10 +260,6 @@ class Job:
         large: list[int] = []
         memory = engine.options.cache_gib * 2**30 / engine.options.in_flight
         for line in sorted(lines, key=lambda line: -self._tokens[line]):
-            length = cache_length_for(self._tokens[line])
-            slot = sum(
-                slot_bytes(s.model.config, length, s.model.dtype)
-                for s in engine.speakers
-            )
+            slot = engine.slot_bytes([self.requests[line].query], self._tokens[line])
             (small if slot <= memory else large).append(line)
         return [group for group in (small, large) if group]

@@ -43,6 +43,11 @@ class GenerationOptions:
     final_cue: str | None = None
     stop_cue: str | None = None
 
+    @property
+    def longest_segment(self) -> int:
+        """Tokens; a budget may be less than a segment."""
+        return min(self.segment_length, self.max_new_tokens)
+
     def __post_init__(self) -> None:
         for name in ("segment_length", "max_new_tokens", "batch_size", "in_flight"):
             value = getattr(self, name)

@@ -2,10 +2,11 @@
 
 A request waits in the queue for a slot, then is in one of three places: waiting for a
 decision, waiting for a speaker, or in a pass. On an accelerator a pass costs about one
-reading of the weights whatever its rows, so a full pass goes first. If there is none,
-the speaker goes on whose rows have most left to write, not the one with most rows: what
-falls behind is written in the end, in passes of one or two rows. Of eight requests of
-eight segments each, by one of three speakers at random, 17.4 passes instead of 18.2.
+reading of the weights whatever its rows, so the speaker with most waiting rows goes
+first and passes are filled before they start, as long as anything else can be done. Of
+two with equally many goes first whose rows have more left to write: those that fall
+behind are written in the end, in passes of one or two rows. Eight requests of eight
+segments each, by one of three speakers at random, take 17.6 passes instead of 18.0.
 """
 
 from collections import deque
@@ -63,12 +64,11 @@ class Scheduler(Generic[Item]):
         size = min(self._batch_size, len(rows))
         return speaker, [rows.popleft()[0] for _ in range(size)]
 
-    def _urgency(self, speaker: int) -> tuple[int, int, int]:
-        """The longest queue of those that fill a pass; then squares, in which the rows
-        that are behind outweigh the number of rows."""
+    def _urgency(self, speaker: int) -> tuple[int, int]:
+        """Most rows; then squares, in which one row that is far behind outweighs two
+        that are not."""
         rows = self._waiting[speaker]
-        full = len(rows) if len(rows) >= self._batch_size else 0
-        return full, sum(left**2 for _, left in rows), len(rows)
+        return len(rows), sum(left**2 for _, left in rows)
 
     def wait_for_decision(self, items: Iterable[Item]) -> None:
         self.deciding.extend(items)

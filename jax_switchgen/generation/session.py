@@ -27,6 +27,7 @@ from jax_switchgen.generation.draft import Draft
 from jax_switchgen.generation.options import GenerationOptions
 from jax_switchgen.generation.scheduler import Scheduler
 from jax_switchgen.generation.speaker import Speaker
+from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import Request
 
 
@@ -81,7 +82,7 @@ class Session:
         self._places = _by_devices(speakers)
         self._pending: deque[_Pass] = deque()  # the oldest first
         buckets = Buckets(
-            batch_buckets(options.batch_size), chunk_for(options.segment_length)
+            batch_buckets(options.batch_size), chunk_for(options.longest_segment)
         )
         for speaker in speakers:
             speaker.open(num_slots, length, buckets)
@@ -205,12 +206,11 @@ class Session:
         """Catches the rows up and dispatches their segment."""
         speaker, options = self._speakers[index], self._options
         for draft in drafts:
-            if options.final_cue is not None and draft.is_last:
-                draft.append_cue(options.final_cue, speaker.vocabulary)
-        contexts = [speaker.context(d, options.partial_in) for d in drafts]
-        for draft, context in zip(drafts, contexts, strict=True):
             if not draft.segments:
-                draft.prompt_tokens = len(context)
+                prompt = speaker.context(draft, options.partial_in)
+                draft.prompt_tokens = len(prompt)
+            self._insert_cues(draft, speaker.vocabulary)
+        contexts = [speaker.context(d, options.partial_in) for d in drafts]
         with self._phase("catch_up"):
             speaker.catch_up({d.slot: c for d, c in zip(drafts, contexts, strict=True)})
             if self._synchronous:
@@ -227,7 +227,7 @@ class Session:
                 np.full_like(stop_ids, -1) if options.ignore_stop else stop_ids,
                 len(speaker.vocabulary),
                 options.seed,
-                options.segment_length,
+                options.longest_segment,
             )
             if self._synchronous:
                 jax.block_until_ready(written)
@@ -246,21 +246,25 @@ class Session:
             stopped = bool(stopped_B[row])
             done.speaker.wrote(draft.slot, done.contexts[row], new_ids, stopped)
             draft.append(self._names, done.index, new_ids)
-            reasons.append(self._finish_reason(draft, done.speaker, new_ids, stopped))
+            draft.is_stopped = stopped
+            reasons.append(self._finish_reason(draft, len(new_ids)))
         return list(zip(done.drafts, reasons, strict=True))
 
-    def _finish_reason(
-        self, draft: Draft, speaker: Speaker, new_ids: list[int], stopped: bool
-    ) -> str | None:
+    def _finish_reason(self, draft: Draft, num_new: int) -> str | None:
         """Why the response ends here, or None if it goes on."""
         if draft.remaining <= 0:
-            return "stop" if stopped else "length"
-        if not stopped:
-            return None
-        if self._options.stop_cue is None or not new_ids:
-            return "stop"
-        draft.append_cue(self._options.stop_cue, speaker.vocabulary)
-        return None
+            return "length"
+        goes_on = self._options.stop_cue is not None and num_new > 0
+        return "stop" if draft.is_stopped and not goes_on else None
+
+    def _insert_cues(self, draft: Draft, vocabulary: Vocabulary) -> None:
+        """What the options have the next speaker read before its segment."""
+        options = self._options
+        if draft.is_stopped and options.stop_cue is not None:
+            draft.append_cue(options.stop_cue, vocabulary)
+        if draft.is_last and not draft.is_cued and options.final_cue is not None:
+            draft.append_cue(options.final_cue, vocabulary)
+            draft.is_cued = True
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -152,7 +152,7 @@ class Switcher(Policy):
         length = self._longest(queries, options)
         # A probe reads what was written since the last one, and the question.
         signed = switcher_ids(self.vocabulary, "", [(0, "")], self.num_candidates)
-        chunk = chunk_for(options.segment_length + len(signed))
+        chunk = chunk_for(options.longest_segment + len(signed))
         self.reader.open(num_slots, length, dataclasses.replace(buckets, chunk=chunk))
 
     def admit(self, slot: int) -> None:
@@ -182,6 +182,8 @@ class Switcher(Policy):
         probs_BC = self.reader.choose(contexts, history, self._label_ids)
         if self.options.temperature in (0.0, 1.0):
             return probs_BC
+        # The likeliest as 1: powers of small numbers would all become 0.
+        probs_BC = probs_BC / probs_BC.max(-1, keepdims=True)
         probs_BC = probs_BC ** (1 / self.options.temperature)
         return probs_BC / probs_BC.sum(-1, keepdims=True)
 

@@ -21,7 +21,6 @@ SETTINGS = {"dtype": "float32", "generation": {"seed": 0, "batch_size": 4}}
 class EchoEngine:
     """Answers every request with its query, the last one first."""
 
-    speakers: list = []
     options = SimpleNamespace(cache_gib=1.0, in_flight=4)
 
     def __init__(self):
@@ -31,6 +30,9 @@ class EchoEngine:
         if len(request.query) > 100:
             raise ValueError("too long")
         return 16
+
+    def slot_bytes(self, queries: Sequence[str], length: int) -> int:
+        return length
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Event]:
         for request in reversed(requests):

@@ -284,6 +284,38 @@ def test_cues_are_segments_of_their_own():
     assert ids_of(response)[len(before) :] == tiny.greedy(MODELS[0], prompt + before, 8)
 
 
+def test_a_cue_before_the_first_segment_is_not_in_the_prompt():
+    options = tiny.generation(
+        final_cue=" So:", ignore_stop=True, segment_length=8, max_new_tokens=8
+    )
+    (response,) = Engine(pool(), Fixed(0), options).generate(["hello"])
+    assert [s.speaker for s in response.segments] == ["cue", "m0"]
+    assert response.prompt_tokens == len(tiny.byte_tokenizer().encode("hello"))
+
+
+def test_after_a_stop_the_response_goes_on_behind_its_cue():
+    """The final cue comes once, also where a stop lets another last segment follow."""
+    options = tiny.generation(
+        temperature=1.0, final_cue=" So:", stop_cue=" Wait,", segment_length=20
+    )
+    engine = Engine(pool(), Random(3), options)
+    stops = 0
+    for response in engine.generate([f"query {i}" for i in range(60)]):
+        cues = [s.text for s in response.segments if s.speaker == "cue"]
+        assert cues.count(" So:") <= 1 and response.segments[-1].speaker != "cue"
+        stops += cues.count(" Wait,")
+        assert response.finish_reason == "stop" or response.output_tokens == 40
+    assert stops > 0
+
+
+def test_a_segment_may_be_longer_than_the_budget_and_its_cache():
+    """Of 256 positions; the tokens are those of one segment of the budget's length."""
+    options = tiny.generation(segment_length=300, max_new_tokens=20, ignore_stop=True)
+    (response,) = Engine(pool(), Fixed(0), options).generate(["hello"])
+    prompt = tiny.byte_tokenizer().encode("hello")
+    assert ids_of(response) == tiny.greedy(MODELS[0], prompt, 20)
+
+
 def test_events_add_up_to_the_responses():
     """Cues included; the response comes with its last segment."""
     options = tiny.generation(final_cue=" So:", ignore_stop=True)

@@ -39,6 +39,18 @@ def test_argmax_at_temperature_zero():
         assert choice.speaker == int(np.argmax(choice.probs))
 
 
+@pytest.mark.parametrize("temperature", [0.001, 0.5, 3.0])
+def test_temperature_sharpens_or_flattens(temperature):
+    """Also far beyond where powers of the probabilities are 0 in float32."""
+    turn = FakeTurn(0, "query")
+    (plain_C,) = opened(SwitcherOptions()).probs([turn]).astype(np.float64)
+    (probs_C,) = opened(SwitcherOptions(temperature=temperature)).probs([turn])
+    expected_C = (plain_C / plain_C.max()) ** (1 / temperature)
+    np.testing.assert_allclose(probs_C, expected_C / expected_C.sum(), rtol=1e-3)
+    (choice,) = opened(SwitcherOptions(temperature=temperature)).step([turn])
+    assert choice.speaker in range(3)
+
+
 def test_the_nucleus_of_candidates():
     switcher = opened(SwitcherOptions(temperature=1.0, top_p=0.7))
     turns = [FakeTurn(i, "query") for i in range(4)]
