@@ -34,7 +34,9 @@ from command_line import (
 )
 
 CONFIG = define_config()
-PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 512, "The longest prompt.")
+PROMPT_TOKENS = flags.DEFINE_integer(
+    "prompt_tokens", 512, "The longest prompt.", lower_bound=1
+)
 ONLY = flags.DEFINE_list("only", [], "Beginnings of programs' names.")
 JSON = flags.DEFINE_string("json", None, "A file to write the plan to.")
 
@@ -71,6 +73,8 @@ def main() -> int:
         raise ValueError(
             "config.mesh.slice is None; say what to plan for: --config.mesh.slice=v4-8"
         )
+    if JSON.value:  # before minutes of compiling, in case it cannot be written
+        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
     with Notes() as notes:
         pool, training = shapes(config, notes)
         plan = make_plan(

@@ -104,7 +104,7 @@ class Pool:
     @property
     def question_tokens(self) -> int:
         """What the switcher reads before it chooses: a segment, and the question."""
-        return self.generation.segment_length + SIGNATURE + QUESTION
+        return self.generation.longest_segment + SIGNATURE + QUESTION
 
     @property
     def members(self) -> dict[str, Member]:
@@ -184,7 +184,7 @@ def _candidate_phases(
     share = share_of(config, mesh, pool.dtype, member.quantization)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     dims = _shard_dims(cache)
-    read = chunk_for(options.segment_length)
+    read = chunk_for(options.longest_segment)
     variants = len(batch_buckets(B)) * WINDOWS
 
     def chunk(name: str, T: int) -> Phase:
@@ -196,7 +196,7 @@ def _candidate_phases(
             *(1, B, T, chunk_least(share, B, T, window), models, dims, variants),
         )
 
-    steps = options.segment_length
+    steps = options.longest_segment
     step_least = decode_least(share, B, window, steps)
     number = _array(mesh, (), jnp.float32)
     sampling = Sampling(
@@ -244,7 +244,8 @@ def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
             window=window,
         ),
         *(1, B, T, least, (SWITCHER,), _shard_dims(cache)),
-        variants=len(batch_buckets(B)) * WINDOWS,
+        # And of prefill and catch-up with this cache, which are as large.
+        variants=3 * len(batch_buckets(B)) * WINDOWS,
     )
 
 

@@ -60,6 +60,7 @@ class Plan:
       params_bytes: by name of the pool's members.
       cache_bytes: of all slots, by candidate and "switcher".
       phases: the programs, in the order in which a response needs them.
+      only: not all were planned.
     """
 
     slice: Slice
@@ -69,6 +70,7 @@ class Plan:
     params_bytes: dict[str, int]
     cache_bytes: dict[str, int]
     phases: list[Compiled]
+    only: bool = False
 
     @property
     def hbm_bytes(self) -> int:
@@ -108,7 +110,10 @@ class Plan:
         return max(sum(place) for place in self.places)
 
     @property
-    def generation_fits(self) -> bool:
+    def generation_fits(self) -> bool | None:
+        """None if no generation is planned."""
+        if not self.generation:
+            return None
         return (
             not any(found.too_large for found in self.generation)
             and self.generation_bytes <= self.hbm_bytes
@@ -124,7 +129,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.generation_fits and self.training_fits is not False
+        return False not in (self.generation_fits, self.training_fits)
 
     def seconds(self, name: str, tokens: int) -> dict[str, float]:
         """By model, at the chip's peak: of as many calls of the programs whose names
@@ -140,14 +145,14 @@ class Plan:
     def batch_tokens(self) -> int:
         """That a full batch writes in one pass."""
         options = self.pool.generation
-        return options.batch_size * options.segment_length
+        return options.batch_size * options.longest_segment
 
     @property
     def decode_tokens_per_second(self) -> float | None:
         """Of one pool at the chip's peak: full batches that only decode, of each
         candidate as often. Those that lie apart wait for the slowest. None if not all
         of it was planned."""
-        segment, n = self.pool.generation.segment_length, len(self.pool.candidates)
+        segment, n = self.pool.generation.longest_segment, len(self.pool.candidates)
         decode = self.seconds("decode segment", segment)
         if len(decode) < n:
             return None
@@ -159,7 +164,7 @@ class Plan:
         """Likewise with what switching adds to each segment: the switcher reads it, and
         so does, sooner or later, every candidate that did not write it. Models that lie
         apart do it at the same time, at best each the same share."""
-        segment, n = self.pool.generation.segment_length, len(self.pool.candidates)
+        segment, n = self.pool.generation.longest_segment, len(self.pool.candidates)
         decode = self.seconds("decode segment", segment)
         read = self.seconds("catch-up", segment)
         probe = self.seconds("switcher probe", self.pool.question_tokens)
@@ -194,7 +199,8 @@ def make_plan(
       only: beginnings of the names of phases; () is all.
 
     Raises:
-      ValueError: the pool cannot be split so, or the compiler is not there.
+      ValueError: the pool cannot be split so, the compiler is not there, or no phase
+        has such a name.
     """
     places = len(pool.members) if mesh.placement == "disjoint" else 1
     if places * mesh.tensor > on.chips_per_host:
@@ -208,11 +214,15 @@ def make_plan(
     phases = generation_phases(pool, generating)
     if training is not None:
         phases.append(_train_phase(devices, training, len(pool.candidates)))
+    for beginning in only:
+        if not any(p.name.startswith(beginning) for p in phases):
+            names = ", ".join(repr(p.name) for p in phases)
+            raise ValueError(f"no program's name begins with {beginning!r}: {names}")
     if only:
         phases = [p for p in phases if p.name.startswith(tuple(only))]
     compiled = _compile_all(phases, progress)
     params, caches = _residents(pool, generating, compiled)
-    return Plan(on, mesh, pool, training, params, caches, compiled)
+    return Plan(on, mesh, pool, training, params, caches, compiled, bool(only))
 
 
 def _train_phase(devices: Sequence, training: Training, candidates: int) -> Phase:

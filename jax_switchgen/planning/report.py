@@ -62,9 +62,10 @@ def lines(plan: Plan) -> list[str]:
         + ("each model of a pool" if plan.is_disjoint else "a pool")
         + f" lies on {_count(plan.mesh.tensor, 'chip')}"
     ]
-    if plan.generation:
+    if plan.generation_fits is not None:
+        planned = "what was planned of generation" if plan.only else "generation"
         said.append(
-            "generation " + ("fits" if plan.generation_fits else "DOES NOT FIT")
+            f"{planned} " + ("fits" if plan.generation_fits else "DOES NOT FIT")
         )
     if plan.training_fits is not None:
         said.append("training " + ("fits" if plan.training_fits else "DOES NOT FIT"))

@@ -114,17 +114,26 @@ class _Walk:
             called := x.called("to_apply") or x.called("calls")
         ):
             return self.computation(called[0], depth)
-        if x.opcode == "fusion":
-            inside = self.program.computations[x.called("calls")[0]]
-            root = next(part for part in inside.values() if part.is_root)
-            if '"AsyncCollectiveDone"' in root.attributes:
-                return Traffic()
-            if '"AsyncCollectiveStart"' in root.attributes:
-                return self._instruction(inside[root.operands[0]], inside, depth)
         operands = [around[name] for name in x.operands if name in around]
+        if x.opcode == "fusion":
+            return self._fused(x, operands)
         return Traffic(
             self._moved(x, operands), self._computed(x, operands)
         ) + _collective(x, operands)
+
+    def _fused(self, x: Instruction, operands: list[Instruction]) -> Traffic:
+        inside = self.program.computations[x.called("calls")[0]]
+        root = next(y for y in inside.values() if y.is_root)
+        if '"AsyncCollectiveDone"' in root.attributes:
+            return Traffic()
+        if '"AsyncCollectiveStart"' in root.attributes:
+            return self._instruction(inside[root.operands[0]], inside, depth=0)
+        found = Traffic(self._moved(x, operands), self._computed(x, operands))
+        handed_on = _handed_on(inside)
+        for y in inside.values():
+            if y.name not in handed_on:
+                found += _collective(y, [inside[name] for name in y.operands])
+        return found
 
     def _trip_count(self, condition: str) -> int | None:
         """How often a loop runs that counts up from 0, as jax writes them; None if
@@ -165,17 +174,17 @@ class _Walk:
         parameters = {
             x.name: int(x.argument) for x in inside.values() if x.opcode == "parameter"
         }
-        updates = _updates_in_place(inside)
+        updates, handed_on = _updates_in_place(inside), _handed_on(inside)
         for name, number in parameters.items():
             array = operands[number]
             if all(a.memory for a in array):
                 continue
-            users = [u for u in _users(inside, name) if not _hands_on(u)]
+            users = _users(inside, name)
             if name in updates:
                 continue  # neither read nor written but where it is updated
-            if not users:
-                continue  # only handed on
-            if all(
+            if handed_on and all(u.is_root or u.name in handed_on for u in users):
+                continue
+            if users and all(
                 u.opcode in _SLICES and u.operands[0] in _aliases(inside, name)
                 for u in users
             ):
@@ -185,8 +194,8 @@ class _Walk:
             else:
                 total += sum(a.hbm_bytes for a in array)
         for part, result in zip(_root_parts(inside), x.result, strict=False):
-            if part.opcode == "parameter" or part.opcode in _COLLECTIVES:
-                continue  # handed on
+            if part.name in handed_on:
+                continue
             update = _update_of(inside, part)
             if update is None:
                 total += result.hbm_bytes
@@ -226,17 +235,25 @@ def _users(inside: dict[str, Instruction], name: str) -> list[Instruction]:
     ]
 
 
-def _hands_on(user: Instruction) -> bool:
-    """Whether it only hands on what it uses: the results' tuple, or a collective that
-    was started before."""
-    return (user.is_root and user.opcode == "tuple") or user.opcode in _COLLECTIVES
-
-
 def _root_parts(inside: dict[str, Instruction]) -> list[Instruction]:
     root = next(x for x in inside.values() if x.is_root)
     if root.opcode == "tuple":
         return [inside[name] for name in root.operands]
     return [root]
+
+
+def _handed_on(inside: dict[str, Instruction]) -> set[str]:
+    """Results that a fusion only hands on: collectives that go on beside it, known by
+    their operands being results too, and their buffers."""
+    parts = {part.name: part for part in _root_parts(inside)}
+    going_on = {
+        name
+        for name, part in parts.items()
+        if part.opcode in _COLLECTIVES and parts.keys() >= set(part.operands)
+    }
+    if not going_on:
+        return set()
+    return going_on | {n for n, part in parts.items() if part.opcode == "parameter"}
 
 
 def _source(inside: dict[str, Instruction], x: Instruction) -> Instruction:

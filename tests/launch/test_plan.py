@@ -120,6 +120,7 @@ def test_a_pool_of_two_kinds_is_planned_by_kind(plan, pool):
     seconds = (first["seconds_at_peak"] + second["seconds_at_peak"]) / 2
     tokens = first["rows"] * first["tokens"]
     assert found["decode_tokens_per_second"] == pytest.approx(tokens / seconds)
+    assert "what was planned of generation fits" in said
 
 
 def test_advice_is_enough(plan, pool):
@@ -142,6 +143,7 @@ def test_advice_is_enough(plan, pool):
     [
         ((), ("config.mesh.slice", "--config.mesh.slice=v4-8")),
         (("--config.mesh.slice=v9-8",), ("'v9-8'", "v4")),
+        ((*SMALL, "--only=decoding"), ("'decoding'", "'decode segment'", "'prefill'")),
         (
             (*SMALL, "--config.candidates[1].quantization=int4"),
             ("candidates[1].quantization='int4'", "'int8'"),

@@ -52,6 +52,12 @@ def test_requests_that_do_not_fit_are_lowered_to_what_does():
     assert not plan(in_flight=slots + 1, cache_gib=64.0).fits
 
 
+def test_where_no_generation_is_planned_nothing_is_said_of_it():
+    nothing = dataclasses.replace(plan(in_flight=10**6, cache_gib=64.0), phases=[])
+    assert nothing.generation_fits is None and nothing.fits
+    assert not any("fit" in line for line in lines(nothing))
+
+
 def test_a_batch_that_is_never_full_is_named():
     few = plan(in_flight=100, cache_gib=4 * plan().pool.slot_bytes / GIB)
     assert few.pool.slots == 4

@@ -191,3 +191,17 @@ def test_a_collective_beside_other_work_counts_once():
     assert found.hbm_bytes == gathered + 2 * SIZE  # and %b read, %y written
     assert found.collective_bytes == {"all-gather": 4 * SIZE}
     assert found.collectives == 1
+
+
+def test_a_collective_inside_a_fusion_counts():
+    found = moved(
+        f"ROOT %r = bf16[64,512]{HBM} fusion(%a), kind=kCustom, calls=%reduce_scatter",
+        f"""%reduce_scatter (p: x) -> x {{
+  %p = {MATRIX} parameter(0)
+  %g = {MATRIX} all-reduce(%p), to_apply=%sum
+  %z = s32[] constant(0)
+  ROOT %s = bf16[64,512]{HBM} dynamic-slice(%g, %z, %z), dynamic_slice_sizes={{64,512}}
+}}""",
+    )
+    assert found.hbm_bytes == SIZE + SIZE / 4
+    assert found.collective_bytes == {"all-reduce": SIZE}
