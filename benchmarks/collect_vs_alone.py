@@ -1,6 +1,7 @@
 """Collecting rollouts: all branches in full batches, forked, against query by query.
 
     python benchmarks/collect_vs_alone.py --repeats=1
+    python benchmarks/collect_vs_alone.py --repeats=1 --task=arc_challenge
 
 The same places and branches, random switching, greedy, no stop tokens, three ways:
 
@@ -13,7 +14,8 @@ The same places and branches, random switching, greedy, no stop tokens, three wa
 and everything else nothing (floor.py).
 
 Tokens are those that candidates wrote; a prefix and a branch's segment count once. What
-the three write is compared, and must be the same.
+the three write is compared, and must be the same. Without --task the queries are plain
+requests of about 32 tokens; the longer they are, the more is shared.
 """
 
 import argparse
@@ -31,7 +33,9 @@ from jax_switchgen.generation.session import Session
 from jax_switchgen.generation.speaker import Speaker
 from jax_switchgen.policies.simple import Random
 from jax_switchgen.rollouts.branching import Branching, Place
+from jax_switchgen.tasks.datasets import load_records
 from jax_switchgen.tasks.record import Record, Scorer, Task
+from jax_switchgen.tasks.selection import sample_records
 
 TASK = Task("benchmark", Scorer.CHOICE, 0, 0, "none")
 
@@ -93,6 +97,9 @@ def main() -> None:
     )
     pools.add_arguments(parser)
     parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument(
+        "--task", help="queries of a prepared task's dev split (docs/tasks.md)"
+    )
     parser.add_argument("--completions", type=int, default=4)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--segment", type=int, default=32)
@@ -109,7 +116,14 @@ def main() -> None:
     pool = pools.build_pool(
         args.shape, args.dtype, args.random, args.candidates, with_switcher=False
     )
-    queries = pool.prompts(args.queries)
+    if args.task:
+        records = load_records(args.task, "dev")
+        chosen = sample_records(records, args.queries, seed=0)
+        queries = [record.prompt for record in chosen]
+        if len(queries) < args.queries:
+            parser.error(f"{args.task} has {len(queries)} queries")
+    else:
+        queries = pool.prompts(args.queries)
     places = [Place(TASK, Record(str(i), q), 0) for i, q in enumerate(queries)]
     contenders = {
         name: Contender(
@@ -125,6 +139,10 @@ def main() -> None:
         )
         for name in ("together", "query", "response")
     }
+
+    for contender in contenders.values():
+        # All caches are as long as the longest query needs: nothing is compiled later.
+        contender.engine.expected = queries
 
     def collect(name: str, chosen: Sequence[Place]) -> None:
         contender = contenders[name]
