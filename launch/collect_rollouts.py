@@ -7,7 +7,7 @@ A response is written by random switching and cut at a segment boundary. There e
 candidate writes one segment, each of these branches is completed several times by
 random switching, and the completions are scored. The best branch is the label.
 
-Which tasks, how many queries, places in a response, and completions of a branch:
+Which tasks, how many queries, responses to each that are cut, completions of a branch:
   … --config.rollouts.tasks="('gsm8k','popqa')" --config.rollouts.num_records=100 \\
       --config.rollouts.places=2 --config.rollouts.completions=16
 The same labels for fewer completions, or nearly the same for much fewer:

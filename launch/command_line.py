@@ -39,7 +39,8 @@ Any value of the config can be set:
   --config.generation.temperature=0          --config.policy.first=aligned
   --config.policy.schedule=0,1,1             --config.policy.first=None
   --config.candidates[0].path=FOLDER         --config.switcher.labels="('A','B')"
-Where a path is asked for, give a folder, a .gguf file, package:NAME, or a hub name.
+Where a path is asked for, give a folder, a .gguf file, package:NAME, or a hub name."""
+CACHE_HELP = """
 Converted checkpoints and compiled programs are kept in ~/.cache/jax_switchgen, or in
 the folder that JAX_SWITCHGEN_CACHE names. JAX_SWITCHGEN_TRACEBACK=1 shows where an
 error came from."""
@@ -67,7 +68,8 @@ def run(main: Callable[[], int], usage: str) -> typing.NoReturn:
     What a user can mend (ValueError, OSError, a wrong flag) is one line on stderr.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(usage.strip() + "\n" + CONFIG_HELP)
+        of_config = CONFIG_HELP if "config" in flags.FLAGS else ""
+        print(f"{usage.strip()}\n{of_config}{CACHE_HELP}")
         sys.exit(EXIT_OK)
     sys.path.insert(0, str(ROOT))  # configs import each other from anywhere
     try:

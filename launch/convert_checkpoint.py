@@ -102,7 +102,13 @@ def dtype_of(folder: Path):
 
     config = read_json(folder / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return jnp.dtype(DTYPE.value or stored)
+    try:
+        return jnp.dtype(DTYPE.value or stored)
+    except TypeError:
+        raise ValueError(
+            f"{folder / 'config.json'}: dtype {stored!r} is none; give --dtype=float32 "
+            "or --dtype=bfloat16"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -88,9 +88,10 @@ def main() -> int:
 def answer_prompt(
     config: dict[str, Any], profile: "ProfileOptions", prompt: str, started: float
 ) -> int:
-    from jax_switchgen.generation import display, profiling, trace
+    from jax_switchgen.generation import display, jobs, profiling, trace
     from jax_switchgen.policies.build import build_engine
 
+    jobs.check_text(prompt)
     with display.Notes() as notes:
         engine = build_engine(**config, progress=notes.progress)
         names = [speaker.name for speaker in engine.speakers]

@@ -32,7 +32,7 @@ class Rollout:
     """One place in one response, and what came of letting each candidate go on there.
 
     Attributes:
-      id: of the query, unique within its task; several places of one response share it.
+      id: of the query, unique within its task; several places of one query share it.
       trace: the segments before the place, cues included.
       utilities: for each candidate the mean score of its branch's completions.
       counts: of completions behind each utility.
