@@ -20,7 +20,7 @@ lint: .venv/test.stamp
 bench: .venv/test.stamp
 	$(BIN)/python benchmarks/decode_vs_transformers.py
 	$(BIN)/python benchmarks/switch_overhead.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --new=64
 	$(BIN)/python benchmarks/switch_vs_reference.py
 	$(BIN)/python benchmarks/collect_vs_alone.py
 	$(BIN)/python benchmarks/train_vs_torch.py

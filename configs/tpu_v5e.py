@@ -13,8 +13,8 @@ leaves room for few requests at a time.
 The first run fetches 48 GB from the hub (accept the licence of meta-llama/Llama-3.1-8B
 there first).
 
-Training: 10,000 queries of 32 rollouts each, LoRA of rank 64 and alpha 16 on q, k, v
-and o, learning rate 1e-5 along a cosine, batches of 32.
+Training: 10,000 queries, each branch completed 32 times; LoRA of rank 64 and alpha 16
+on q, k, v and o, learning rate 1e-5 along a cosine, batches of 32.
 On several hosts each runs the same line with --distributed, and all see one folder as
 `training.output`; generation and rollouts take --num_shards and --shard_index there.
 

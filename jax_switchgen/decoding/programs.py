@@ -1,8 +1,8 @@
 """The jitted programs: prefill, segment decode, the switcher's probe, and likelihood.
 
-Everything that runs on the device in generation is one of the first three; the last
-one scores given text in evaluations. Shapes come from short lists (`Buckets` in
-generation), so the programs compiled are few; models,
+Everything that runs on the device in generation is one of the first three, or copies
+what one slot holds to another; likelihood scores given text in evaluations. Shapes come
+from short lists (`Buckets` in generation), so the programs compiled are few; models,
 adapters, caches and sampling numbers are arguments, so that all candidates of one
 architecture and all requests share them. Catch-up is prefill that starts later.
 
