@@ -23,6 +23,7 @@ from harness import progress
 
 from jax_switchgen.checkpoints.hf import LINEAR_NAMES
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions
@@ -31,6 +32,7 @@ from jax_switchgen.training.step import (
     Recipe,
     init_lora,
     init_state,
+    loops_here,
     train_step,
 )
 
@@ -124,14 +126,15 @@ def our_step(
         target_ABC=np.eye(B, dtype=np.float32)[None],
     )
     labels_C = rows_BT[:, -1].astype(np.int32)
-    recipe = Recipe(model.config, options, FOREVER)
+    base = stacked(model.config, model.arrays()) if loops_here() else model
+    recipe = Recipe(model.config, options, FOREVER, in_loop=loops_here())
     mesh = make_mesh(1, 1, options.part_size)
     state = init_state(lora, recipe, mesh)
 
     def step() -> float:
         nonlocal state
         with jax.set_mesh(mesh):
-            state, found = train_step(state, model, batch, labels_C, recipe=recipe)
+            state, found = train_step(state, base, batch, labels_C, recipe=recipe)
         return float(found["loss"])
 
     return step

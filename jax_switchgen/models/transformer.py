@@ -8,6 +8,7 @@ A `Transformer` is a plain pytree: it is passed to jitted programs like any arra
 three checkpoints of one architecture cost one trace. Nothing in it changes in a call.
 The layer loop is unrolled: compiled for TPU, a loop over stacked layers needs 2-3x
 the cycles, because its matmuls do not overlap with the loads of the next weights.
+Training, where each weight serves thousands of tokens, runs one (`models/stacked.py`).
 
 All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
 *recent* keys and values attend to that buffer and to a read-only *past*.
@@ -38,15 +39,6 @@ from jax_switchgen.models.matmul import linear, rows
 from jax_switchgen.models.params import layer_specs, model_specs, outer_specs
 from jax_switchgen.models.quantization import Int8Matrix, Matrix
 from jax_switchgen.models.rope import Ropes, Rotation, rope_tables
-
-# One block: x_BTD before it -> x_BTD after it (x_B1D after the last one, where one
-# token of each row is asked for), and the layer's recent buffer.
-RunBlock = Callable[[jax.Array], tuple[jax.Array, KeysValues]]
-Around = Callable[[RunBlock], RunBlock]
-
-
-def _as_it_is(run: RunBlock) -> RunBlock:
-    return run
 
 
 class Block(nnx.Module):
@@ -130,6 +122,42 @@ def init_transformer(
     return Transformer(config, params)
 
 
+@struct.dataclass
+class BlockWeights:
+    """The parameters of one block, with its adapter applied where it has one."""
+
+    arrays: dict[str, Matrix]
+    lora: dict[str, LoraPair]
+
+    def linear(self, name: str, x_BTI: jax.Array) -> jax.Array:
+        y_BTO = linear(self.arrays[name], x_BTI)
+        if f"{name}_bias" in self.arrays:
+            y_BTO = y_BTO + self._vector(f"{name}_bias")[None, None]
+        if name in self.lora:
+            y_BTO = y_BTO + self.lora[name].delta(x_BTI)
+        return y_BTO
+
+    def norm(self, config: ModelConfig, name: str, x_BTD: jax.Array) -> jax.Array:
+        """The named RMS norm, or x itself where the family has none there."""
+        if name not in self.arrays:
+            return x_BTD
+        return rms_norm(config, self._vector(name), x_BTD)
+
+    def _vector(self, name: str) -> jax.Array:
+        vector: Any = self.arrays[name]  # never quantized
+        return vector
+
+
+# One block: x_BTD before it -> x_BTD after it (x_B1D after the last one, where one
+# token of each row is asked for), and the layer's recent buffer.
+RunBlock = Callable[[BlockWeights, jax.Array], tuple[jax.Array, KeysValues]]
+Around = Callable[[RunBlock], RunBlock]
+
+
+def _as_it_is(run: RunBlock) -> RunBlock:
+    return run
+
+
 def hidden(
     model: Transformer,
     tokens_BT: jax.Array,
@@ -175,44 +203,52 @@ def hidden(
     }
     rotations = {local: rope.at(offset, T) for local, rope in ropes.items()}
 
-    x_BTD = rows(_matrix(model, "embed"), tokens_BT, model.dtype)
-    if c.embed_scale != 1.0:
-        # Rounded to the compute dtype first, as the checkpoints were trained.
-        x_BTD = x_BTD * jnp.asarray(c.embed_scale, x_BTD.dtype)
+    x_BTD = embedded(c, _matrix(model, "embed"), tokens_BT, model.dtype)
     new_recent = []
     for i, block in enumerate(model.layers):
         local = c.is_local(i)
-        run = functools.partial(
-            _block,
-            c,
-            around,
-            _Weights(block, lora.layers[i] if lora else {}),
-            rotation=rotations[local],
-            past=past[i] if past is not None else None,
-            recent=recent[i],
-            masks=masks[local],
-            offset=offset,
-            only_B=only_B if i == c.num_layers - 1 else None,
-        )
+        arrays = {name: _matrix(block, name) for name in layer_specs(c)}
         with jax.named_scope(f"layer_{i}"):
-            x_BTD, kv = run(x_BTD)
+            x_BTD, kv = _jitted_block(
+                c,
+                around,
+                BlockWeights(arrays, lora.layers[i] if lora else {}),
+                x_BTD,
+                rotation=rotations[local],
+                past=past[i] if past is not None else None,
+                recent=recent[i],
+                masks=masks[local],
+                offset=offset,
+                only_B=only_B if i == c.num_layers - 1 else None,
+            )
         new_recent.append(kv)
-    return _norm(c, _array(model, "final_norm"), x_BTD), new_recent
+    return rms_norm(c, _array(model, "final_norm"), x_BTD), new_recent
+
+
+def embedded(
+    c: ModelConfig, embed_VD: Matrix, tokens_BT: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """x_BTD before the first block."""
+    x_BTD = rows(embed_VD, tokens_BT, dtype)
+    if c.embed_scale != 1.0:
+        # Rounded to the compute dtype first, as the checkpoints were trained.
+        x_BTD = x_BTD * jnp.asarray(c.embed_scale, x_BTD.dtype)
+    return x_BTD
 
 
 def logits(model: Transformer, x_BTD: jax.Array) -> jax.Array:
     """logits_BTV in float32 from the output of `hidden`."""
-    c = model.config
-    head_VD = _matrix(model, "embed" if c.tie_embeddings else "head")
-    logits_BTV = linear(head_VD, x_BTD).astype(jnp.float32)
-    return softcap(logits_BTV, c.final_softcap)
+    return head_logits(model.config, _head(model), x_BTD)
 
 
 def label_logits(model: Transformer, x_BTD: jax.Array, ids_C: jax.Array) -> jax.Array:
     """logits_BTC of a few tokens only: reads C rows of the head, not V."""
-    c = model.config
-    head_CD = _matrix(model, "embed" if c.tie_embeddings else "head")[ids_C]
-    return softcap(linear(head_CD, x_BTD).astype(jnp.float32), c.final_softcap)
+    return head_logits(model.config, _head(model)[ids_C], x_BTD)
+
+
+def head_logits(c: ModelConfig, head_VD: Matrix, x_BTD: jax.Array) -> jax.Array:
+    """logits_BTV in float32, of as many tokens as the head has rows."""
+    return softcap(linear(head_VD, x_BTD).astype(jnp.float32), c.final_softcap)
 
 
 def empty_recent(
@@ -226,33 +262,9 @@ def empty_recent(
     ]
 
 
-@struct.dataclass
-class _Weights:
-    """The arrays of one block, with its adapter applied where it has one."""
-
-    block: Block
-    lora: dict[str, LoraPair]
-
-    def linear(self, name: str, x_BTI: jax.Array) -> jax.Array:
-        y_BTO = linear(_matrix(self.block, name), x_BTI)
-        if hasattr(self.block, f"{name}_bias"):
-            y_BTO = y_BTO + _array(self.block, f"{name}_bias")[None, None]
-        if name in self.lora:
-            y_BTO = y_BTO + self.lora[name].delta(x_BTI)
-        return y_BTO
-
-    def norm(self, config: ModelConfig, name: str, x_BTD: jax.Array) -> jax.Array:
-        """The named RMS norm, or x itself where the family has none there."""
-        if not hasattr(self.block, name):
-            return x_BTD
-        return _norm(config, _array(self.block, name), x_BTD)
-
-
-@functools.partial(jax.jit, static_argnames=("c", "around"))
-def _block(
+def run_block(
     c: ModelConfig,
-    around: Around,
-    w: _Weights,
+    w: BlockWeights,
     x_BTD: jax.Array,
     *,
     rotation: Rotation,
@@ -260,46 +272,48 @@ def _block(
     recent: KeysValues,
     masks: list[jax.Array],
     offset: jax.Array | int,
-    only_B: jax.Array | None,
+    only_B: jax.Array | None = None,
 ) -> tuple[jax.Array, KeysValues]:
-    """One block; returns x_BTD and the layer's recent buffer with the new entries.
-
-    Jitted so that it is traced once for all layers alike; the compiler inlines it, and
-    the compiled program is the same. A decode program of 30 layers is traced and
-    lowered in 0.3 s instead of 2, and holds 9 MiB less. `around` is inside: a jitted
-    block in `jax.checkpoint` has training on TPU move 1.17 times the memory.
-    """
-
-    def run(x_BTD: jax.Array) -> tuple[jax.Array, KeysValues]:
-        h_BTD = w.norm(c, "attn_norm", x_BTD)
-        k_BKTH, v_BKTH = _keys_values(c, w, h_BTD, rotation)
-        at = (0, 0, offset, 0)
-        new_recent = (
-            jax.lax.dynamic_update_slice(recent[0], k_BKTH, at),
-            jax.lax.dynamic_update_slice(recent[1], v_BKTH, at),
+    """One block; returns x_BTD and the layer's recent buffer with the new entries."""
+    h_BTD = w.norm(c, "attn_norm", x_BTD)
+    k_BKTH, v_BKTH = _keys_values(c, w, h_BTD, rotation)
+    at = (0, 0, offset, 0)
+    new_recent = (
+        jax.lax.dynamic_update_slice(recent[0], k_BKTH, at),
+        jax.lax.dynamic_update_slice(recent[1], v_BKTH, at),
+    )
+    turned, seen = rotation, masks
+    if only_B is not None:
+        of_these = functools.partial(_one_of_each_row, only_B)
+        x_BTD, h_BTD, turned, seen = jax.tree.map(
+            of_these, (x_BTD, h_BTD, turned, seen)
         )
-        turned, seen = rotation, masks
-        if only_B is not None:
-            of_these = functools.partial(_one_of_each_row, only_B)
-            x_BTD, h_BTD, turned, seen = jax.tree.map(
-                of_these, (x_BTD, h_BTD, turned, seen)
-            )
-        q_BNTH = _queries(c, w, h_BTD, turned)
-        parts = [new_recent] if past is None else [past, new_recent]
-        h_BTD = w.linear("o", attention(c, q_BNTH, parts, seen))
-        x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
+    q_BNTH = _queries(c, w, h_BTD, turned)
+    parts = [new_recent] if past is None else [past, new_recent]
+    h_BTD = w.linear("o", attention(c, q_BNTH, parts, seen))
+    x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
 
-        h_BTD = w.norm(c, "mlp_norm", x_BTD)
-        act = jax.nn.silu if c.activation == "silu" else _gelu_tanh
-        h_BTF = act(w.linear("gate", h_BTD)) * w.linear("up", h_BTD)
-        y_BTD = w.norm(c, "post_mlp_norm", w.linear("down", h_BTF))
-        return x_BTD + y_BTD, new_recent
+    h_BTD = w.norm(c, "mlp_norm", x_BTD)
+    act = jax.nn.silu if c.activation == "silu" else _gelu_tanh
+    h_BTF = act(w.linear("gate", h_BTD)) * w.linear("up", h_BTD)
+    y_BTD = w.norm(c, "post_mlp_norm", w.linear("down", h_BTF))
+    return x_BTD + y_BTD, new_recent
 
-    return around(run)(x_BTD)
+
+@functools.partial(jax.jit, static_argnames=("c", "around"))
+def _jitted_block(
+    c: ModelConfig, around: Around, w: BlockWeights, x_BTD: jax.Array, **rest: Any
+) -> tuple[jax.Array, KeysValues]:
+    """`run_block`, traced once for all layers alike; the compiler inlines it, and the
+    compiled program is the same. A decode program of 30 layers is traced and lowered in
+    0.3 s instead of 2, and holds 9 MiB less. `around` is inside: a jitted block in
+    `jax.checkpoint` has training on TPU move 1.17 times the memory.
+    """
+    return around(functools.partial(run_block, c, **rest))(w, x_BTD)
 
 
 def _queries(
-    c: ModelConfig, w: _Weights, h_BTD: jax.Array, rotation: Rotation
+    c: ModelConfig, w: BlockWeights, h_BTD: jax.Array, rotation: Rotation
 ) -> jax.Array:
     """Rotated q_BNTH."""
     q_BTNH = _normed_heads(c, w, "q_norm", w.linear("q", h_BTD))
@@ -307,7 +321,7 @@ def _queries(
 
 
 def _keys_values(
-    c: ModelConfig, w: _Weights, h_BTD: jax.Array, rotation: Rotation
+    c: ModelConfig, w: BlockWeights, h_BTD: jax.Array, rotation: Rotation
 ) -> KeysValues:
     """Rotated k_BKTH, and v_BKTH."""
     k_BTKH = _normed_heads(c, w, "k_norm", w.linear("k", h_BTD))
@@ -316,7 +330,7 @@ def _keys_values(
 
 
 def _normed_heads(
-    c: ModelConfig, w: _Weights, name: str, x_BTO: jax.Array
+    c: ModelConfig, w: BlockWeights, name: str, x_BTO: jax.Array
 ) -> jax.Array:
     """x_BTNH; the norm of families that have one is over all heads or over each."""
     if c.qk_norm is QKNorm.ALL:
@@ -333,7 +347,7 @@ def _one_of_each_row(index_B: jax.Array, x_BTX: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BTX, index_B[:, None, None], axis=1)
 
 
-def _norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
+def rms_norm(c: ModelConfig, weight: jax.Array, x: jax.Array) -> jax.Array:
     """RMS norm over the last axis, in float32 (Zhang & Sennrich 2019)."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + c.norm_eps)
@@ -359,3 +373,7 @@ def _array(module: nnx.Module, name: str) -> jax.Array:
 
 def _matrix(module: nnx.Module, name: str) -> Matrix:
     return getattr(module, name)[...]
+
+
+def _head(model: Transformer) -> Matrix:
+    return _matrix(model, "embed" if model.config.tie_embeddings else "head")

@@ -27,6 +27,7 @@ from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.sharding import TRAINING_RULES
+from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.planning.least import (
     Least,
@@ -255,13 +256,13 @@ def train_phase(
     """One update, all examples of the greatest length."""
     config, quantization = switcher.config, switcher.quantization
     A, B, T = options.accumulation, options.part_size, options.max_length
-    recipe = step.Recipe(config, options, total_steps=1000)
+    recipe = step.Recipe(config, options, total_steps=1000, in_loop=True)
     base, dtype = None, options.compute_dtype
     if options.lora_rank:
         params = abstract_params(
             config, mesh, dtype, quantization, rules=TRAINING_RULES
         )
-        base = Transformer(config, params)
+        base = stacked(config, params)
     rows = rows_sharding(mesh, axis=1)
 
     def of_rows(shape: tuple[int, ...], dtype: Any) -> Any:

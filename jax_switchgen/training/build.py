@@ -17,6 +17,7 @@ from jax_switchgen.generation.journal import file_digest
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.sharding import TRAINING_RULES
+from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.build import CandidateOptions, SwitcherSource
 from jax_switchgen.policies.switcher import label_ids
@@ -25,7 +26,7 @@ from jax_switchgen.rollouts.records import read_rollouts
 from jax_switchgen.training.data import Split, make_split
 from jax_switchgen.training.options import TrainingOptions, check_base
 from jax_switchgen.training.placement import Params
-from jax_switchgen.training.step import init_lora
+from jax_switchgen.training.step import Model, init_lora, loops_here
 
 Say = Callable[[str], None]
 
@@ -47,7 +48,7 @@ class Learner:
 
     options: TrainingOptions
     config: ModelConfig
-    base: Transformer | None
+    base: Model | None
     first_params: Callable[[], Params]
     label_ids_C: np.ndarray
     split: Split
@@ -90,27 +91,33 @@ def build_learner(
         "unclear"
     )
 
-    def load(dtype: str) -> Transformer:
+    def load(dtype: str) -> dict[str, Any]:
         progress(f"loading {switcher.path}")
         read = restore_transformer if is_store(folder) else load_transformer
-        return read(
+        model = read(
             folder,
             dtype=jnp.dtype(dtype),
             mesh=mesh,
             rules=TRAINING_RULES,
             quantization=switcher.quantization,
         )
+        return model.arrays()
 
     def first_params() -> Params:
         if options.lora_rank:
             return init_lora(config, options)
-        return load("float32").arrays()
+        return load("float32")
 
+    base = None
+    if options.lora_rank:
+        base = (stacked if loops_here() else Transformer)(
+            config, load(options.compute_dtype)
+        )
     is_hub_name = HUB_NAME.fullmatch(switcher.path) and not Path(switcher.path).exists()
     return Learner(
         options=options,
         config=config,
-        base=load(options.compute_dtype) if options.lora_rank else None,
+        base=base,
         first_params=first_params,
         label_ids_C=label_ids_C,
         split=split,

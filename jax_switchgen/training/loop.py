@@ -40,6 +40,7 @@ from jax_switchgen.training.step import (
     abstract_state,
     choice_log_probs,
     init_state,
+    loops_here,
     train_step,
 )
 from jax_switchgen.training.viewers import Viewers
@@ -105,7 +106,10 @@ class _Training:
         self._metrics, self._snapshots = metrics, snapshots
         self._say, self._progress, self._passed = say, progress, passed
         self._batches = Batches(learner.split.train, learner.options)
-        self._recipe = Recipe(learner.config, learner.options, len(self._batches))
+        self._recipe = Recipe(
+            *(learner.config, learner.options, len(self._batches)),
+            in_loop=loops_here(),
+        )
         self._abstract = abstract_state(self._recipe, mesh)
         self._held_out = (
             HeldOut(learner.split.held_out) if learner.split.held_out else None

@@ -5,6 +5,7 @@ parameter by width, "tensor" splits heads, MLP and vocabulary. With one device a
 of size 1. Nothing here moves data in a step: GSPMD inserts the collectives.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,14 +13,16 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.models.config import ModelConfig
-from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.lora import Lora, LoraPair
+from jax_switchgen.models.quantization import Int8Matrix, Matrix
 from jax_switchgen.models.sharding import (
     TRAINING_RULES,
     lora_shardings,
     named,
     param_shardings,
 )
-from jax_switchgen.models.transformer import Transformer
+from jax_switchgen.models.stacked import StackedTransformer
+from jax_switchgen.models.transformer import BlockWeights, Transformer
 
 EXAMPLES = ("data", "fsdp")  # the axes over which rows of a batch are split
 AXES = (*EXAMPLES, "tensor")
@@ -120,15 +123,50 @@ def keep_rows_split(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(EXAMPLES))
 
 
-def with_whole_rows(model: Transformer) -> Transformer:
-    """Inside a program: the embedding split by vocabulary alone, to look rows up in.
-    GSPMD would look up parts of rows and then not know how to join them."""
+def with_whole_rows(model: Any) -> Any:
+    """Inside a program: the model with the embedding split by vocabulary alone, to look
+    rows up in. GSPMD would look up parts of rows and then not know how to join them."""
     if not _mesh().shape:
         return model
-    params = model.arrays()
     split = PartitionSpec("tensor")
+    if isinstance(model, StackedTransformer):
+        embed_VD = jax.lax.with_sharding_constraint(model.outer["embed"], split)
+        return dataclasses.replace(model, outer={**model.outer, "embed": embed_VD})
+    params = model.arrays()
     params["embed"] = jax.lax.with_sharding_constraint(params["embed"], split)
     return Transformer(model.config, params)
+
+
+def gathered(weights: BlockWeights, config: ModelConfig) -> BlockWeights:
+    """Inside a program: a block's weights as generation splits them, by heads and MLP
+    alone. Each product would gather its own: 8B on 8 v5e sends 1.7 times the bytes."""
+    mesh = _mesh()
+    if not mesh.shape:
+        return weights
+    shardings = param_shardings(config, mesh)
+
+    def whole(name: str, w: Matrix) -> Matrix:
+        lies: Any = shardings[f"layers.0.{name}"]
+        if isinstance(w, Int8Matrix):
+            of_outputs: Any = named(mesh, *lies.spec[:1])
+            lies = Int8Matrix(lies, of_outputs)
+        return jax.lax.with_sharding_constraint(w, lies)
+
+    arrays = {name: whole(name, w) for name, w in weights.arrays.items()}
+    return dataclasses.replace(weights, arrays=arrays)
+
+
+def gathered_pairs(
+    pairs: dict[str, LoraPair], config: ModelConfig
+) -> dict[str, LoraPair]:
+    """Inside a program: an adapter's stacked factors likewise, those of all layers at
+    once, for they are small."""
+    mesh = _mesh()
+    if not mesh.shape:
+        return pairs
+    (of_one,) = lora_shardings(Lora((pairs,)), config, mesh).layers
+    of_all = jax.tree.map(lambda lies: named(mesh, None, *lies.spec), of_one)
+    return jax.lax.with_sharding_constraint(pairs, of_all)
 
 
 def keep_split(tree: Any, params: Params, config: ModelConfig) -> Any:

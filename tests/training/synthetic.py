@@ -10,6 +10,7 @@ import numpy as np
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import Segment
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.switcher import label_ids
 from jax_switchgen.rollouts.pool import Pool
@@ -18,7 +19,7 @@ from jax_switchgen.training.build import Learner
 from jax_switchgen.training.data import make_split
 from jax_switchgen.training.options import TrainingOptions
 from jax_switchgen.training.placement import AXES, params_shardings, place
-from jax_switchgen.training.step import init_lora
+from jax_switchgen.training.step import Model, init_lora
 from tests import tiny
 
 NAMES = ("pretrained", "aligned")
@@ -83,17 +84,19 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     )
 
 
-def placed(model: Transformer, on: jax.sharding.Mesh) -> Transformer:
+def placed(model: Transformer, on: jax.sharding.Mesh, in_loop: bool) -> Model:
     """A model as training splits it."""
     params = model.arrays()
     shardings = params_shardings(params, model.config, on)
-    return Transformer(model.config, place(params, shardings))
+    make = stacked if in_loop else Transformer
+    return make(model.config, place(params, shardings))
 
 
 def learner(
     count: int = 120,
     config: ModelConfig = tiny.CONFIG,
     on: jax.sharding.Mesh | None = None,
+    in_loop: bool = False,
     **changes,
 ) -> Learner:
     """Random weights, and `count` rollouts."""
@@ -109,7 +112,7 @@ def learner(
     return Learner(
         options=chosen,
         config=config,
-        base=placed(model, on or mesh()) if chosen.lora_rank else None,
+        base=placed(model, on or mesh(), in_loop) if chosen.lora_rank else None,
         first_params=first_params,
         label_ids_C=label_ids(VOCABULARY, ("0", "1")),
         split=make_split(rollouts, VOCABULARY, chosen, config.max_positions),

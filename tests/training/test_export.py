@@ -72,7 +72,7 @@ def trained(folder, output, on=None, **changes):
             batch.tokens_ABT[0],
             batch.length_AB[0],
             learner.label_ids_C,
-            recipe=Recipe(learner.config, learner.options, 1),
+            recipe=Recipe(learner.config, learner.options, 1, in_loop=False),
         )
     return learner, state.params, examples, np.asarray(logp_BC)
 
