@@ -29,7 +29,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=4,
-        rows_at_once=2,
+        rows_at_once=4,
     ),
     "v6e-8": dict(
         chips=8,
@@ -37,7 +37,7 @@ VARIANTS = {
         batch_size=64,
         in_flight=192,
         fsdp=8,
-        rows_at_once=2,
+        rows_at_once=4,
     ),
     "v6e-16": dict(
         chips=16,
@@ -45,7 +45,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=8,
-        rows_at_once=2,
+        rows_at_once=4,
     ),
 }
 

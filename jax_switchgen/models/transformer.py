@@ -8,7 +8,7 @@ A `Transformer` is a plain pytree: it is passed to jitted programs like any arra
 three checkpoints of one architecture cost one trace. Nothing in it changes in a call.
 The layer loop is unrolled: compiled for TPU, a loop over stacked layers needs 2-3x
 the cycles, because its matmuls do not overlap with the loads of the next weights.
-Training, where each weight serves thousands of tokens, runs one (`models/stacked.py`).
+Training on TPU runs one (`models/stacked.py`), for a weight serves many tokens there.
 
 All ways to run it are one function, `hidden`: tokens at `offset` of a buffer of
 *recent* keys and values attend to that buffer and to a read-only *past*.

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_switchgen.models.config import ModelConfig
@@ -26,6 +27,7 @@ from jax_switchgen.models.transformer import BlockWeights, Transformer
 
 EXAMPLES = ("data", "fsdp")  # the axes over which rows of a batch are split
 AXES = (*EXAMPLES, "tensor")
+GATHERED = "gathered"
 
 # What is trained: an adapter, or all parameters by path, as `model_specs` names them.
 Params = Lora | dict[str, jax.Array]
@@ -139,7 +141,10 @@ def with_whole_rows(model: Any) -> Any:
 
 def gathered(weights: BlockWeights, config: ModelConfig) -> BlockWeights:
     """Inside a program: a block's weights as generation splits them, by heads and MLP
-    alone. Each product would gather its own: 8B on 8 v5e sends 1.7 times the bytes."""
+    alone. Each product would gather its own: 8B on 8 v5e sends 1.7 times the bytes.
+
+    `jax.checkpoint` knows them by the name `GATHERED`.
+    """
     mesh = _mesh()
     if not mesh.shape:
         return weights
@@ -150,10 +155,16 @@ def gathered(weights: BlockWeights, config: ModelConfig) -> BlockWeights:
         if isinstance(w, Int8Matrix):
             of_outputs: Any = named(mesh, *lies.spec[:1])
             lies = Int8Matrix(lies, of_outputs)
-        return jax.lax.with_sharding_constraint(w, lies)
+        w = jax.lax.with_sharding_constraint(w, lies)
+        return checkpoint_name(w, GATHERED)
 
     arrays = {name: whole(name, w) for name, w in weights.arrays.items()}
     return dataclasses.replace(weights, arrays=arrays)
+
+
+def gathers() -> bool:
+    """Inside a program: whether `gathered` joins anything."""
+    return _mesh().shape.get("fsdp", 1) > 1
 
 
 def gathered_pairs(

@@ -10,6 +10,7 @@ import numpy as np
 from jax_switchgen.generation.text import Vocabulary
 from jax_switchgen.generation.trace import Segment
 from jax_switchgen.models.config import ModelConfig
+from jax_switchgen.models.quantization import quantize
 from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.policies.switcher import label_ids
@@ -84,12 +85,15 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     )
 
 
-def placed(model: Transformer, on: jax.sharding.Mesh, in_loop: bool) -> Model:
+def placed(
+    model: Transformer, on: jax.sharding.Mesh, in_loop: bool, quantized: bool
+) -> Model:
     """A model as training splits it."""
     params = model.arrays()
-    shardings = params_shardings(params, model.config, on)
-    make = stacked if in_loop else Transformer
-    return make(model.config, place(params, shardings))
+    params = place(params, params_shardings(params, model.config, on))
+    if quantized:
+        params = {p: quantize(x) if x.ndim == 2 else x for p, x in params.items()}
+    return (stacked if in_loop else Transformer)(model.config, params)
 
 
 def learner(
@@ -97,6 +101,7 @@ def learner(
     config: ModelConfig = tiny.CONFIG,
     on: jax.sharding.Mesh | None = None,
     in_loop: bool = False,
+    quantized: bool = False,
     **changes,
 ) -> Learner:
     """Random weights, and `count` rollouts."""
@@ -109,10 +114,13 @@ def learner(
             return init_lora(config, chosen)
         return jax.tree.map(np.array, model.arrays())
 
+    base = None
+    if chosen.lora_rank:
+        base = placed(model, on or mesh(), in_loop, quantized)
     return Learner(
         options=chosen,
         config=config,
-        base=placed(model, on or mesh(), in_loop) if chosen.lora_rank else None,
+        base=base,
         first_params=first_params,
         label_ids_C=label_ids(VOCABULARY, ("0", "1")),
         split=make_split(rollouts, VOCABULARY, chosen, config.max_positions),

@@ -220,12 +220,13 @@ def test_sharded_is_unsharded(rank, axes):
 
 
 @pytest.mark.parametrize("axes", [dict(), dict(data=2, fsdp=2, tensor=2)], ids=str)
-@pytest.mark.parametrize("rank", [4, 0])
+@pytest.mark.parametrize(("rank", "quantized"), [(4, False), (4, True), (0, False)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_loop_over_layers_is_the_layers_one_by_one(name, rank, axes):
+def test_a_loop_over_layers_is_the_layers_one_by_one(name, rank, quantized, axes):
     """As on TPU, where layers are stacked: the same loss, the same gradients."""
     mesh = synthetic.mesh(**axes)
     fields = dict(config=CONFIGS[name], on=mesh, lora_rank=rank, remat=True)
+    fields["quantized"] = quantized
     plain = synthetic.learner(**fields)
     looped = synthetic.learner(in_loop=True, **fields)
     batch = first_batch(plain)
