@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_switchgen.models.lora import Lora
-from jax_switchgen.models.rope import rope_tables
-from jax_switchgen.models.transformer import Transformer, empty_recent, hidden
+from jax_switchgen.models.transformer import Transformer, uncached_hidden
 
 
 @jax.jit
@@ -30,19 +29,8 @@ def mean_states(
     Returns:
       mean_BD, float32; 0 where nothing is left to average.
     """
-    B, T = tokens_BT.shape
-    start_B = jnp.zeros(B, jnp.int32)
-    x_BTD, _ = hidden(
-        model,
-        tokens_BT,
-        ropes=rope_tables(model.config, start_B, T),
-        past=None,
-        past_length_B=start_B,
-        recent=empty_recent(model.config, B, T, model.dtype),
-        offset=0,
-        lora=lora,
-    )
-    place_1T = jnp.arange(T)[None]
+    x_BTD = uncached_hidden(model, tokens_BT, lora=lora)
+    place_1T = jnp.arange(tokens_BT.shape[1])[None]
     counted_BT = (place_1T >= first) & (place_1T < length_B[:, None])
     # In bfloat16 a sum of 256 states would stop growing.
     sum_BD = jnp.sum(

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_switchgen.models.matmul import linear
-from jax_switchgen.models.rope import rope_tables
-from jax_switchgen.models.transformer import Transformer, empty_recent, hidden
+from jax_switchgen.models.transformer import Transformer, uncached_hidden
 
 
 @jax.jit
@@ -28,17 +27,6 @@ def row_rewards(
     Returns:
       reward_B, float32.
     """
-    B, T = tokens_BT.shape
-    start_B = jnp.zeros(B, jnp.int32)
-    x_B1D, _ = hidden(
-        model,
-        tokens_BT,
-        ropes=rope_tables(model.config, start_B, T),
-        past=None,
-        past_length_B=start_B,
-        recent=empty_recent(model.config, B, T, model.dtype),
-        offset=0,
-        only_B=length_B - 1,
-    )
+    x_B1D = uncached_hidden(model, tokens_BT, only_B=length_B - 1)
     # Rounded to bfloat16, rewards of 12.30 and 12.32 would be a tie.
     return linear(head_1D, x_B1D.astype(jnp.float32))[:, 0, 0]

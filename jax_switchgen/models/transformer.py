@@ -94,19 +94,7 @@ class Transformer(nnx.Module):
         Returns:
           logits_BTV, float32.
         """
-        B, T = tokens_BT.shape
-        start_B = jnp.zeros(B, jnp.int32)
-        x_BTD, _ = hidden(
-            self,
-            tokens_BT,
-            ropes=rope_tables(self.config, start_B, T),
-            past=None,
-            past_length_B=start_B,
-            recent=empty_recent(self.config, B, T, self.dtype),
-            offset=0,
-            lora=lora,
-        )
-        return logits(self, x_BTD)
+        return logits(self, uncached_hidden(self, tokens_BT, lora=lora))
 
 
 def init_transformer(
@@ -223,6 +211,32 @@ def hidden(
             )
         new_recent.append(kv)
     return rms_norm(c, _array(model, "final_norm"), x_BTD), new_recent
+
+
+def uncached_hidden(
+    model: Transformer,
+    tokens_BT: jax.Array,
+    *,
+    lora: Lora | None = None,
+    only_B: jax.Array | None = None,
+    around: Around = _as_it_is,
+) -> jax.Array:
+    """x_BTD of `hidden` over whole rows without a past; padding ends a row."""
+    B, T = tokens_BT.shape
+    start_B = jnp.zeros(B, jnp.int32)
+    x_BTD, _ = hidden(
+        model,
+        tokens_BT,
+        ropes=rope_tables(model.config, start_B, T),
+        past=None,
+        past_length_B=start_B,
+        recent=empty_recent(model.config, B, T, model.dtype),
+        offset=0,
+        lora=lora,
+        only_B=only_B,
+        around=around,
+    )
+    return x_BTD
 
 
 def embedded(

@@ -21,7 +21,6 @@ from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.params import layer_specs, model_specs
 from jax_switchgen.models.quantization import Matrix
-from jax_switchgen.models.rope import rope_tables
 from jax_switchgen.models.stacked import (
     StackedTransformer,
     last_hidden,
@@ -33,9 +32,8 @@ from jax_switchgen.models.transformer import (
     BlockWeights,
     RunBlock,
     Transformer,
-    empty_recent,
-    hidden,
     logits,
+    uncached_hidden,
 )
 from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions
@@ -307,19 +305,8 @@ def label_log_probs(
         x_B1D = last_hidden(model, tokens_BT, length_B, pairs=pairs, around=around)
         logits_BV = last_logits(model, x_B1D)
     else:
-        B, T = tokens_BT.shape
-        start_B = jnp.zeros(B, jnp.int32)
-        x_B1D, _ = hidden(
-            model,
-            tokens_BT,
-            ropes=rope_tables(model.config, start_B, T),
-            past=None,
-            past_length_B=start_B,
-            recent=empty_recent(model.config, B, T, model.dtype),
-            offset=0,
-            lora=lora,
-            only_B=length_B - 1,
-            around=around,
+        x_B1D = uncached_hidden(
+            model, tokens_BT, lora=lora, only_B=length_B - 1, around=around
         )
         logits_BV = logits(model, x_B1D)[:, 0]
     total_B1 = jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
