@@ -189,3 +189,18 @@ def test_both_ways_to_write_into_a_cache_are_one(length):
             expected[slot, :, start : start + count] = new_BKTH[row, :, :count]
     np.testing.assert_array_equal(caches._scatter_rows(*arguments), expected)
     np.testing.assert_array_equal(caches._put_row_by_row(*arguments), expected)
+
+
+def test_both_ways_to_read_a_cache_are_one():
+    """Row by row, as on TPU, is the gather of the other platforms; a row without a slot
+    reads some slot."""
+    rng = np.random.default_rng(0)
+    k_BKSH, v_BKSH = jnp.asarray(rng.normal(size=(2, 4, 2, 16, 3)), jnp.float32)
+    slots_B = jnp.asarray([2, 0, 3, 3, 9], jnp.int32)
+    ((k_gathered, v_gathered),) = caches.Cache(((k_BKSH, v_BKSH),)).read(slots_B, 5)
+    taken = caches._take_row_by_row(k_BKSH, slots_B, window=5)
+    expected = np.asarray(k_BKSH)[[2, 0, 3, 3, 3], :, :5]
+    np.testing.assert_array_equal(taken, expected)
+    np.testing.assert_array_equal(k_gathered, expected)
+    taken = caches._take_row_by_row(v_BKSH, slots_B, window=5)
+    np.testing.assert_array_equal(taken, v_gathered)
