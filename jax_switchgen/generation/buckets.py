@@ -7,6 +7,12 @@ import dataclasses
 LONG_CHUNK = 128
 LONG_READ = 256  # so that usual prompts need no further compiled program
 
+# Of all rows of a call. On every TPU so many are bound by FLOPs, not by reading the
+# weights, and their attention's scores stay on the chip: 64 rows of 128 tokens in calls
+# of 8 rows take v6e two thirds of the time of one call, and 8 are compiled in two
+# thirds of the time (docs/tpu.md).
+MOST_READ = 1024
+
 WINDOWS = 4  # lengths up to which a cache is read: its quarters
 
 
@@ -27,10 +33,16 @@ class Buckets:
         """The smallest batch of at least `count` rows."""
         return next(size for size in self.batch if size >= count)
 
-    def rows_to_read(self, count: int) -> int:
-        """How many of `count` rows to read in the next call. Padding rows cost as much
-        as real ones in reading, so batches are 3/4 full: of 5 rows 4, and then 1."""
-        size = self.rows(min(count, self.batch[-1]))
+    def reads(self, tokens: int) -> tuple[int, ...]:
+        """The batches that read so many tokens of each row: of `MOST_READ` in all."""
+        small = tuple(size for size in self.batch if size * tokens <= MOST_READ)
+        return small or self.batch[:1]
+
+    def rows_to_read(self, count: int, tokens: int) -> int:
+        """How many of `count` rows to read in the next call, `tokens` of each. Padding
+        rows cost as much as real ones in reading, so batches are 3/4 full: of 5 rows 4,
+        and then 1."""
+        size = self.rows(min(count, self.reads(tokens)[-1]))
         if 4 * count >= 3 * size:
             return min(count, size)
         return self.batch[self.batch.index(size) - 1]
@@ -50,6 +62,11 @@ def chunk_for(tokens: int) -> int:
     """
     parts = -(-tokens // LONG_CHUNK)
     return max(24, -(-tokens // (8 * parts)) * 8)
+
+
+def buckets_for(batch_size: int, longest_segment: int) -> Buckets:
+    """Of passes of so many rows, that write segments and read those of others."""
+    return Buckets(batch_buckets(batch_size), chunk_for(longest_segment))
 
 
 def cache_length_for(tokens: int) -> int:

@@ -121,9 +121,12 @@ class CachedModel:
         while todo := {slot: ids for slot, ids in todo.items() if ids}:
             # Rows of like need together.
             slots = sorted(todo, key=lambda slot: -len(todo[slot]))
-            slots = slots[: self._buckets.rows_to_read(len(slots))]
-            is_long = len(todo[slots[-1]]) >= LONG_READ
-            T = LONG_CHUNK if is_long else self._buckets.chunk
+            T = LONG_CHUNK
+            count = self._buckets.rows_to_read(len(slots), T)
+            if len(todo[slots[count - 1]]) < LONG_READ:
+                T = self._buckets.chunk
+                count = self._buckets.rows_to_read(len(slots), T)
+            slots = slots[:count]
             self._prefill({slot: todo[slot][:T] for slot in slots}, T)
             todo |= {slot: todo[slot][T:] for slot in slots}
         if waiting:
@@ -212,11 +215,11 @@ class CachedModel:
         slots = sorted(contexts, key=lambda s: len(self.held[s]) - len(contexts[s]))
         probs: dict[int, np.ndarray] = {}
         while slots:
-            count = self._buckets.rows_to_read(len(slots))
+            T = self._buckets.chunk
+            count = self._buckets.rows_to_read(len(slots), T)
             batch, slots = slots[:count], slots[count:]
             chunk, window = self._chunk(
-                {slot: contexts[slot][len(self.held[slot]) :] for slot in batch},
-                self._buckets.chunk,
+                {slot: contexts[slot][len(self.held[slot]) :] for slot in batch}, T
             )
             self._cache, probs_BC = programs.choice_probs(
                 self.model,
@@ -257,7 +260,7 @@ class CachedModel:
         while left := {slot: count for slot, count in left.items() if count}:
             # Rows of like need share a call.
             slots = sorted(left, key=lambda slot: -left[slot])
-            slots = slots[: self._buckets.rows_to_read(len(slots))]
+            slots = slots[: self._buckets.rows_to_read(len(slots), T)]
             counts = {slot: min(T, left[slot]) for slot in slots}
             done = {slot: len(self.held[slot]) for slot in slots}
             ids = {s: contexts[s][done[s] : done[s] + counts[s]] for s in slots}

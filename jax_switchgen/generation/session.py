@@ -20,7 +20,7 @@ import numpy as np
 
 from jax_switchgen.decoding.programs import Written
 from jax_switchgen.decoding.sampling import make_sampling
-from jax_switchgen.generation.buckets import Buckets, batch_buckets, chunk_for
+from jax_switchgen.generation.buckets import buckets_for
 from jax_switchgen.generation.cached_model import WriteOrder
 from jax_switchgen.generation.decision import Policy, Speak
 from jax_switchgen.generation.draft import Draft
@@ -81,9 +81,7 @@ class Session:
         )
         self._places = _by_devices(speakers)
         self._pending: deque[_Pass] = deque()  # the oldest first
-        buckets = Buckets(
-            batch_buckets(options.batch_size), chunk_for(options.longest_segment)
-        )
+        buckets = buckets_for(options.batch_size, options.longest_segment)
         for speaker in speakers:
             speaker.open(num_slots, length, buckets)
         policy.open(num_slots, queries, options, buckets)

@@ -1,8 +1,8 @@
 """The programs of a pool with the arguments that they will get, as shapes alone.
 
 Shapes come from the functions that choose them when a pool runs, `cache_length_for` and
-`chunk_for`. The largest are planned: a full batch, and caches that are read to their
-end.
+`buckets_for`. The largest are planned: a full batch, as many rows as one call reads,
+and caches that are read to their end.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from jax_switchgen.decoding.sampling import Sampling
 from jax_switchgen.generation.buckets import (
     LONG_CHUNK,
     WINDOWS,
-    batch_buckets,
+    Buckets,
+    buckets_for,
     cache_length_for,
     chunk_for,
 )
@@ -108,6 +109,12 @@ class Pool:
         return self.generation.longest_segment + SIGNATURE + QUESTION
 
     @property
+    def buckets(self) -> Buckets:
+        """Of a candidate's programs."""
+        options = self.generation
+        return buckets_for(options.batch_size, options.longest_segment)
+
+    @property
     def members(self) -> dict[str, Member]:
         """ "candidate 0", …, and "switcher" if there is one."""
         named = {candidate(i): member for i, member in enumerate(self.candidates)}
@@ -185,16 +192,18 @@ def _candidate_phases(
     share = share_of(config, mesh, pool.dtype, member.quantization)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
     dims = _shard_dims(cache)
-    read = chunk_for(options.longest_segment)
-    variants = len(batch_buckets(B)) * WINDOWS
+    buckets = pool.buckets
 
     def chunk(name: str, T: int) -> Phase:
+        rows = buckets.reads(T)
+        R = rows[-1]
         return Phase(
             name + suffix,
             lambda: programs.prefill.lower(
-                model, None, cache, _chunk(mesh, B, T), window=window
+                model, None, cache, _chunk(mesh, R, T), window=window
             ),
-            *(1, B, T, chunk_least(share, B, T, window), models, dims, variants),
+            *(1, R, T, chunk_least(share, R, T, window), models, dims),
+            variants=len(rows) * WINDOWS,
         )
 
     steps = options.longest_segment
@@ -218,7 +227,8 @@ def _candidate_phases(
         ),
         *(steps, B, steps),
         Least((step_least.hbm_bytes or 0) * steps, step_least.flops * steps),
-        *(models, dims, variants),
+        *(models, dims),
+        variants=len(buckets.batch) * WINDOWS,
     )
     moved = 2 * share.cache_bytes(config.num_layers * window)
     fork = Phase(
@@ -226,13 +236,16 @@ def _candidate_phases(
         lambda: programs.copy_slot.lower(cache, scalar, scalar, window=window),
         *(1, 1, window, Least(moved, 0), models, dims, WINDOWS),
     )
-    return [chunk("prefill", LONG_CHUNK), chunk("catch-up", read), decode, fork]
+    reads = [chunk("prefill", LONG_CHUNK), chunk("catch-up", buckets.chunk)]
+    return [*reads, decode, fork]
 
 
 def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
-    options, config = pool.generation, member.config
-    B, window = options.batch_size, pool.switcher_cache_length
+    config = member.config
+    window = pool.switcher_cache_length
     T = chunk_for(pool.question_tokens)
+    rows = pool.buckets.reads(T)
+    B = rows[-1]
     C = len(pool.candidates)
     model = _model(pool, member, mesh)
     cache = abstract_cache(config, mesh, pool.dtype, pool.slots, window)
@@ -246,7 +259,7 @@ def _probe_phase(pool: Pool, member: Member, mesh: Mesh) -> Phase:
         ),
         *(1, B, T, least, (SWITCHER,), _shard_dims(cache)),
         # And of prefill and catch-up with this cache, which are as large.
-        variants=3 * len(batch_buckets(B)) * WINDOWS,
+        variants=3 * len(rows) * WINDOWS,
     )
 
 

@@ -134,8 +134,11 @@ class Plan:
     def seconds(self, name: str, tokens: int) -> dict[str, float]:
         """By model, at the chip's peak: of as many calls of the programs whose names
         begin so as it takes for a full batch of rows of `tokens` tokens."""
+        rows = self.pool.generation.batch_size
         return {
-            model: -(-tokens // found.phase.tokens) * found.seconds(self.slice.chip)
+            model: -(-tokens // found.phase.tokens)
+            * -(-rows // found.phase.rows)
+            * found.seconds(self.slice.chip)
             for found in self.phases
             if found.phase.name.startswith(name) and not found.too_large
             for model in found.phase.models
