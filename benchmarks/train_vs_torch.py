@@ -29,10 +29,9 @@ from jax_switchgen.training.data import Batch
 from jax_switchgen.training.options import TrainingOptions
 from jax_switchgen.training.placement import make_mesh
 from jax_switchgen.training.step import (
-    Recipe,
     init_lora,
     init_state,
-    loops_here,
+    recipe_on,
     train_step,
 )
 
@@ -126,8 +125,8 @@ def our_step(
         target_ABC=np.eye(B, dtype=np.float32)[None],
     )
     labels_C = rows_BT[:, -1].astype(np.int32)
-    base = stacked(model.config, model.arrays()) if loops_here() else model
-    recipe = Recipe(model.config, options, FOREVER, in_loop=loops_here())
+    recipe = recipe_on(jax.default_backend(), model.config, options, FOREVER)
+    base = stacked(model.config, model.arrays()) if recipe.in_loop else model
     mesh = make_mesh(1, 1, options.part_size)
     state = init_state(lora, recipe, mesh)
 

@@ -37,5 +37,6 @@ def get_config(variant: str = ""):
     config.training = presets.training(
         ("outputs/colab_tpu/rollouts.jsonl",), "outputs/colab_tpu/training"
     )
+    config.training.attention = "splash"
     config.training.accumulation = 8
     return config

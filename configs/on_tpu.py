@@ -58,6 +58,7 @@ def tulu3(
     config.training = presets.training(
         (f"outputs/{name}/rollouts.jsonl",), f"outputs/{name}/training"
     )
+    config.training.attention = "splash"
     config.training.fsdp = fsdp
     rows = min(config.training.batch_size, chips * rows_at_once)
     config.training.accumulation = config.training.batch_size // rows

@@ -193,6 +193,7 @@ def training(
             seed=0,
             remat=True,
             compute_dtype=compute_dtype,
+            attention="plain",
             max_length=2048,
             fsdp=1,
             tensor=1,

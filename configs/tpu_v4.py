@@ -29,7 +29,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=4,
-        rows_at_once=4,
+        rows_at_once=8,
     ),
     "v4-32": dict(
         chips=16,
@@ -37,7 +37,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=4,
-        rows_at_once=4,
+        rows_at_once=2,
     ),
 }
 

@@ -30,7 +30,7 @@ VARIANTS = {
         batch_size=16,
         in_flight=16,
         fsdp=4,
-        rows_at_once=2,
+        rows_at_once=4,
     ),
     "v5e-8": dict(
         chips=8,
@@ -38,7 +38,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=8,
-        rows_at_once=2,
+        rows_at_once=4,
     ),
     "v5e-16": dict(
         chips=16,

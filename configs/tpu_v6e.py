@@ -29,7 +29,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=4,
-        rows_at_once=4,
+        rows_at_once=8,
     ),
     "v6e-8": dict(
         chips=8,
@@ -45,7 +45,7 @@ VARIANTS = {
         batch_size=32,
         in_flight=96,
         fsdp=8,
-        rows_at_once=4,
+        rows_at_once=2,
     ),
 }
 

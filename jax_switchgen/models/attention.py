@@ -1,7 +1,7 @@
 """Grouped-query attention over a read-only past and a buffer of recent keys."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,10 @@ from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.matmul import times_transposed
 
 KeysValues = tuple[jax.Array, jax.Array]  # k_BKSH, v_BKSH of one layer
+# `attention`, or what computes the same.
+Attend = Callable[
+    [ModelConfig, jax.Array, Sequence[KeysValues], Sequence[jax.Array]], jax.Array
+]
 
 
 def attention(

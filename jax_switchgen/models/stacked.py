@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import NamedSharding
 
-from jax_switchgen.models.attention import attention_masks
+from jax_switchgen.models.attention import Attend, attention_masks
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.params import layer_specs, outer_specs
@@ -97,6 +97,7 @@ def last_hidden(
     *,
     pairs: dict[str, LoraPair],
     around: Around,
+    attend: Attend,
 ) -> jax.Array:
     """Uncached forward over whole rows, for what comes after each.
 
@@ -105,6 +106,7 @@ def last_hidden(
       length_B: int32, tokens before the padding.
       pairs: an adapter's, from `stacked_pairs`; {} if there is none.
       around: put around each block.
+      attend: of each block.
     Returns:
       x_B1D of each row's last token, after the final norm.
     """
@@ -130,6 +132,7 @@ def last_hidden(
             recent=recent,
             masks=_of_kind(masks, is_local),
             offset=0,
+            attend=attend,
         )
         x_BTD, _ = around(run)(weights, x_BTD)
         return x_BTD, None

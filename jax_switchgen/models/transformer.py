@@ -28,6 +28,7 @@ from flax import nnx, struct
 from jax.typing import DTypeLike
 
 from jax_switchgen.models.attention import (
+    Attend,
     KeysValues,
     attention,
     attention_masks,
@@ -287,6 +288,7 @@ def run_block(
     masks: list[jax.Array],
     offset: jax.Array | int,
     only_B: jax.Array | None = None,
+    attend: Attend = attention,
 ) -> tuple[jax.Array, KeysValues]:
     """One block; returns x_BTD and the layer's recent buffer with the new entries."""
     h_BTD = w.norm(c, "attn_norm", x_BTD)
@@ -304,7 +306,7 @@ def run_block(
         )
     q_BNTH = _queries(c, w, h_BTD, turned)
     parts = [new_recent] if past is None else [past, new_recent]
-    h_BTD = w.linear("o", attention(c, q_BNTH, parts, seen))
+    h_BTD = w.linear("o", attend(c, q_BNTH, parts, seen))
     x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
 
     h_BTD = w.norm(c, "mlp_norm", x_BTD)

@@ -93,7 +93,7 @@ def compile_phase(phase: Phase) -> Compiled:
         temp_bytes=memory.temp_size_in_bytes,
         new_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        traffic=traffic(program, loops=phase.loops),
+        traffic=traffic(program, loops=phase.loops) + Traffic(flops=phase.kernel_flops),
         compile_seconds=seconds,
     )
 

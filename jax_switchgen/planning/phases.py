@@ -28,6 +28,7 @@ from jax_switchgen.generation.speaker import STOP_IDS
 from jax_switchgen.models.cache import Cache, slot_bytes
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.sharding import TRAINING_RULES
+from jax_switchgen.models.splash import product_flops
 from jax_switchgen.models.stacked import stacked
 from jax_switchgen.models.transformer import Transformer
 from jax_switchgen.planning.least import (
@@ -150,6 +151,8 @@ class Phase:
       least: of one call.
       models: those of the pool that run it, as `Pool.members` calls them.
       cache_dims: of one of the cache's arrays on a chip, to know it by; () is none.
+      kernel_flops: on a chip, of kernels, whose products the compiled program does not
+        name.
       variants: programs of this kind that a run compiles, for each size of a batch and
         each window; they stay on the chip.
     """
@@ -163,6 +166,7 @@ class Phase:
     models: tuple[str, ...] = ()
     cache_dims: tuple[int, ...] = ()
     variants: int = 1
+    kernel_flops: float = 0.0
 
 
 def generation_phases(pool: Pool, mesh: Mesh) -> list[Phase]:
@@ -269,7 +273,7 @@ def train_phase(
     """One update, all examples of the greatest length."""
     config, quantization = switcher.config, switcher.quantization
     A, B, T = options.accumulation, options.part_size, options.max_length
-    recipe = step.Recipe(config, options, total_steps=1000, in_loop=True)
+    recipe = step.recipe_on("tpu", config, options, total_steps=1000)
     base, dtype = None, options.compute_dtype
     if options.lora_rank:
         params = abstract_params(
@@ -301,7 +305,12 @@ def train_phase(
     # With the rules of generation: gathered, as a device has it at work.
     share = share_of(config, mesh, dtype, quantization)
     least = train_least(share, A * B // copies, T, adapter=bool(options.lora_rank))
-    return Phase(TRAIN, lower, A, A * B, T, least)
+    kernel_flops = 0.0
+    if recipe.kernel:
+        products = (2 + 7) + 2 * options.remat
+        heads = A * B // copies * share.heads * config.num_layers
+        kernel_flops = products * heads * product_flops(T, config.head_dim)
+    return Phase(TRAIN, lower, A, A * B, T, least, kernel_flops=kernel_flops)
 
 
 def _model(pool: Pool, member: Member, mesh: Mesh) -> Transformer:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -26,7 +27,7 @@ from jax_switchgen.rollouts.records import read_rollouts
 from jax_switchgen.training.data import Split, make_split
 from jax_switchgen.training.options import TrainingOptions, check_base
 from jax_switchgen.training.placement import Params
-from jax_switchgen.training.step import Model, init_lora, loops_here
+from jax_switchgen.training.step import Model, init_lora, loops_on
 
 Say = Callable[[str], None]
 
@@ -110,7 +111,7 @@ def build_learner(
 
     base = None
     if options.lora_rank:
-        base = (stacked if loops_here() else Transformer)(
+        base = (stacked if loops_on(jax.default_backend()) else Transformer)(
             config, load(options.compute_dtype)
         )
     is_hub_name = HUB_NAME.fullmatch(switcher.path) and not Path(switcher.path).exists()

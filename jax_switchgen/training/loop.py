@@ -35,12 +35,11 @@ from jax_switchgen.training.placement import place_rows, rows_sharding
 from jax_switchgen.training.plot import write_plot
 from jax_switchgen.training.snapshots import Snapshots, checksum
 from jax_switchgen.training.step import (
-    Recipe,
     TrainState,
     abstract_state,
     choice_log_probs,
     init_state,
-    loops_here,
+    recipe_on,
     train_step,
 )
 from jax_switchgen.training.viewers import Viewers
@@ -106,9 +105,9 @@ class _Training:
         self._metrics, self._snapshots = metrics, snapshots
         self._say, self._progress, self._passed = say, progress, passed
         self._batches = Batches(learner.split.train, learner.options)
-        self._recipe = Recipe(
+        self._recipe = recipe_on(
+            jax.default_backend(),
             *(learner.config, learner.options, len(self._batches)),
-            in_loop=loops_here(),
         )
         self._abstract = abstract_state(self._recipe, mesh)
         self._held_out = (

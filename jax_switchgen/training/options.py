@@ -6,6 +6,7 @@ import importlib.util
 from jax_switchgen.models.quantization import check_quantization
 
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("plain", "splash")
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 VIEWERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # and their packages
 
@@ -44,6 +45,8 @@ class TrainingOptions:
         takes a third more time and a fraction of the memory.
       compute_dtype: of activations and of frozen weights. Trained parameters and the
         optimizer's state are float32.
+      attention: "splash" is jax's Pallas kernel, for TPUs and models without sliding
+        windows; anywhere else, and with "plain", XLA writes all scores to memory.
       max_length: most tokens of an example; longer ones are left out, for a prompt
         that is cut would not be the one of inference.
       fsdp, tensor: devices over which parameters are split by width, and by heads and
@@ -74,6 +77,7 @@ class TrainingOptions:
     seed: int = 0
     remat: bool = True
     compute_dtype: str = "bfloat16"
+    attention: str = "plain"
     max_length: int = 2048
     fsdp: int = 1
     tensor: int = 1
@@ -110,6 +114,8 @@ class TrainingOptions:
         self._check("lora_targets", found and found <= {*TARGETS}, f"some of {some}")
         dtypes = ", ".join(DTYPES)
         self._check("compute_dtype", self.compute_dtype in DTYPES, f"one of {dtypes}")
+        some = ", ".join(ATTENTIONS)
+        self._check("attention", self.attention in ATTENTIONS, f"one of {some}")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"training.batch_size={self.batch_size} is no multiple of "

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jax_switchgen.models.attention import Attend
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.quantization import Int8Matrix, Matrix
@@ -178,6 +179,21 @@ def gathered_pairs(
     (of_one,) = lora_shardings(Lora((pairs,)), config, mesh).layers
     of_all = jax.tree.map(lambda lies: named(mesh, None, *lies.spec), of_one)
     return jax.lax.with_sharding_constraint(pairs, of_all)
+
+
+def of_each_device(kernel: Attend, config: ModelConfig) -> Attend:
+    """Inside a program: attention of each device's rows and heads, by itself. GSPMD
+    cannot split a kernel."""
+    if not _mesh().shape:
+        return kernel
+    heads = PartitionSpec(EXAMPLES, "tensor")  # q_BNTH, k_BKTH, v_BKTH
+    split = jax.shard_map(
+        lambda *arrays: kernel(config, *arrays),
+        in_specs=(heads, heads, PartitionSpec()),
+        out_specs=PartitionSpec(EXAMPLES, None, "tensor"),  # x_BTO
+        check_vma=False,
+    )
+    return lambda _, *arrays: split(*arrays)
 
 
 def keep_split(tree: Any, params: Params, config: ModelConfig) -> Any:

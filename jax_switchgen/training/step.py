@@ -17,10 +17,12 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from jax_switchgen.models.attention import Attend, attention
 from jax_switchgen.models.config import ModelConfig
 from jax_switchgen.models.lora import Lora, LoraPair
 from jax_switchgen.models.params import layer_specs, model_specs
 from jax_switchgen.models.quantization import Matrix
+from jax_switchgen.models.splash import sees_all_before, splash_attention
 from jax_switchgen.models.stacked import (
     StackedTransformer,
     last_hidden,
@@ -47,6 +49,7 @@ from jax_switchgen.training.placement import (
     keep_rows_split,
     keep_split,
     like_params,
+    of_each_device,
     place,
     with_whole_rows,
     zeros,
@@ -76,22 +79,46 @@ class Recipe:
 
     Attributes:
       total_steps: at which the learning rate reaches 0.
-      in_loop: layers run as a loop, `StackedTransformer`; see `loops_here`.
+      in_loop: layers run as a loop, `StackedTransformer`; see `loops_on`.
+      kernel: attention of such layers, or None: the plain one; see `kernel_on`.
     """
 
     config: ModelConfig
     options: TrainingOptions
     total_steps: int
-    in_loop: bool
+    in_loop: bool = False
+    kernel: Attend | None = None
 
 
 Model = Transformer | StackedTransformer
 
 
-def loops_here() -> bool:
-    """Whether layers run as a loop on this process's devices. A TPU's compiler takes 7
-    times as long over 32 copies; on CPU a loop runs 1.2 times as long as copies."""
-    return jax.default_backend() != "cpu"
+def recipe_on(
+    platform: str, config: ModelConfig, options: TrainingOptions, total_steps: int
+) -> Recipe:
+    """For devices of one kind, as jax calls it: "cpu", "gpu" or "tpu"."""
+    kernel = kernel_on(platform, config, options)
+    return Recipe(config, options, total_steps, loops_on(platform), kernel)
+
+
+def loops_on(platform: str) -> bool:
+    """Whether layers run as a loop. A TPU's compiler takes 7 times as long over 32
+    copies; on CPU a loop runs 1.2 times as long as copies."""
+    return platform != "cpu"
+
+
+def kernel_on(
+    platform: str, config: ModelConfig, options: TrainingOptions
+) -> Attend | None:
+    """The kernel where it is asked for and can be had; else None."""
+    if (
+        options.attention == "splash"
+        and platform == "tpu"
+        and sees_all_before(config, options.max_length)
+        and config.num_kv_heads % options.tensor == 0
+    ):
+        return splash_attention
+    return None
 
 
 def init_lora(config: ModelConfig, options: TrainingOptions) -> Lora:
@@ -205,6 +232,7 @@ def train_step(
         logp_BC = label_log_probs(
             *(model, lora, tokens_BT, length_B, label_ids_C),
             remat=recipe.options.remat,
+            kernel=recipe.kernel,
         )
         return _loss(logp_BC, batch.target_ABC[a])
 
@@ -249,7 +277,11 @@ def choice_log_probs(
     """logp_BC of the candidates' labels among all tokens, for evaluation."""
     model, lora = computing_model(params, base, recipe)
     return everywhere(
-        label_log_probs(model, lora, tokens_BT, length_B, label_ids_C, remat=False)
+        label_log_probs(
+            *(model, lora, tokens_BT, length_B, label_ids_C),
+            remat=False,
+            kernel=recipe.kernel,
+        )
     )
 
 
@@ -274,6 +306,7 @@ def label_log_probs(
     label_ids_C: jax.Array,
     *,
     remat: bool,
+    kernel: Attend | None = None,
 ) -> jax.Array:
     """logp_BC of the labels as next tokens of each row, among all tokens; float32.
 
@@ -283,6 +316,7 @@ def label_log_probs(
       tokens_BT: int32; padding stands at the end of a row.
       length_B: int32, tokens before the padding.
       remat: keep only the input of each block for the backward pass.
+      kernel: of `Recipe`.
     """
 
     def around(run: RunBlock) -> RunBlock:
@@ -302,7 +336,12 @@ def label_log_probs(
     model = with_whole_rows(model)
     if isinstance(model, StackedTransformer):
         pairs = gathered_pairs(stacked_pairs(lora), model.config) if lora else {}
-        x_B1D = last_hidden(model, tokens_BT, length_B, pairs=pairs, around=around)
+        x_B1D = last_hidden(
+            *(model, tokens_BT, length_B),
+            pairs=pairs,
+            around=around,
+            attend=of_each_device(kernel, model.config) if kernel else attention,
+        )
         logits_BV = last_logits(model, x_B1D)
     else:
         x_B1D = uncached_hidden(

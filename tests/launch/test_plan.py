@@ -102,6 +102,26 @@ def test_a_small_pool_is_planned_with_its_training(plan, pool, tmp_path):
     assert "generation fits" in said and "training fits" in said
 
 
+def test_a_kernel_keeps_scores_on_the_chip(plan, pool, tmp_path):
+    """Those of 32 examples of 1,024 tokens are larger than the chip's own memory. What
+    the kernel computes is counted too: half of the scores, and some of them again."""
+    config = tmp_path / "config.py"
+    config.write_text(WITH_TRAINING.format(pool=f"{pool}/config.py"))
+    trains = []
+    for attention in ("plain", "splash"):
+        code, found, said = plan(
+            *(f"--config={config}", *SMALL, "--only=train"),
+            "--config.training.max_length=1024",
+            "--config.training.accumulation=1",
+            f"--config.training.attention={attention}",
+        )
+        assert code == 0, said
+        trains += found["phases"]
+    plain, splash = trains
+    assert splash["hbm_bytes"] < plain["hbm_bytes"] / 2
+    assert 0.5 < splash["flops"] / plain["flops"] < 1
+
+
 def test_a_pool_of_two_kinds_is_planned_by_kind(plan, pool):
     """With one candidate in int8: less to hold and to read of that one, and the rate
     is that of both in turn."""

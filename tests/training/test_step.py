@@ -1,6 +1,7 @@
 """Laws of one update."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jax_switchgen.models.lora import Lora
+from jax_switchgen.models.splash import splash_attention
 from jax_switchgen.training.data import Batches
 from jax_switchgen.training.placement import make_mesh, params_shardings, place_rows
 from jax_switchgen.training.step import (
@@ -17,6 +19,7 @@ from jax_switchgen.training.step import (
     abstract_state,
     choice_log_probs,
     init_state,
+    kernel_on,
     label_log_probs,
     learning_rate,
     optimizer,
@@ -36,8 +39,8 @@ def first_batch(learner):
     return Batches(learner.split.train, learner.options).batch(0)
 
 
-def recipe_of(learner, total_steps=10, in_loop=False):
-    return Recipe(learner.config, learner.options, total_steps, in_loop)
+def recipe_of(learner, total_steps=10, **how):
+    return Recipe(learner.config, learner.options, total_steps, **how)
 
 
 def noisy(params, scale=0.05):
@@ -50,9 +53,9 @@ def noisy(params, scale=0.05):
     return jax.tree.map(shift, params)
 
 
-def update(learner, mesh, batch, steps=1, params=None, in_loop=False):
+def update(learner, mesh, batch, steps=1, params=None, **how):
     """The state and the metrics after some steps on one batch."""
-    recipe = recipe_of(learner, in_loop=in_loop)
+    recipe = recipe_of(learner, **how)
     with jax.set_mesh(mesh):
         state = init_state(params or noisy(learner.first_params()), recipe, mesh)
         for _ in range(steps):
@@ -234,6 +237,35 @@ def test_a_loop_over_layers_is_the_layers_one_by_one(name, rank, quantized, axes
     other, found = update(looped, mesh, batch, in_loop=True)
     assert found == pytest.approx(expected, rel=1e-4)
     assert_close(adam_of(other).mu, adam_of(one).mu, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("axes", [dict(), dict(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("rank", [4, 0])
+def test_the_kernel_is_plain_attention(rank, axes):
+    """As on TPU, step by step: the same loss, the same gradients."""
+    mesh = synthetic.mesh(**axes)
+    learner = synthetic.learner(on=mesh, lora_rank=rank, remat=True, in_loop=True)
+    batch = first_batch(learner)
+    one, expected = update(learner, mesh, batch, in_loop=True)
+    kernel = functools.partial(splash_attention, interpret=True)
+    other, found = update(learner, mesh, batch, in_loop=True, kernel=kernel)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert_close(adam_of(other).mu, adam_of(one).mu, tolerance=1e-3)
+
+
+def test_where_the_kernel_is_used():
+    """Where it is asked for, on a TPU, for models whose layers all see everything."""
+    asked = synthetic.options(attention="splash", max_length=64, tensor=2)
+    one_head = dataclasses.replace(tiny.CONFIG, num_kv_heads=1)
+    assert kernel_on("tpu", tiny.CONFIG, asked) is splash_attention
+    for others in (
+        ("cpu", tiny.CONFIG, asked),
+        ("gpu", tiny.CONFIG, asked),
+        ("tpu", tiny.CONFIG, dataclasses.replace(asked, attention="plain")),
+        ("tpu", tiny.WINDOWED, asked),
+        ("tpu", one_head, asked),
+    ):
+        assert kernel_on(*others) is None
 
 
 def test_fsdp_splits_parameters_and_optimizer_state():
