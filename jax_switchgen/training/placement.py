@@ -6,6 +6,7 @@ of size 1. Nothing here moves data in a step: GSPMD inserts the collectives.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -181,19 +182,22 @@ def gathered_pairs(
     return jax.lax.with_sharding_constraint(pairs, of_all)
 
 
-def of_each_device(kernel: Attend, config: ModelConfig) -> Attend:
+def of_each_device(kernel: Attend) -> Attend:
     """Inside a program: attention of each device's rows and heads, by itself. GSPMD
     cannot split a kernel."""
     if not _mesh().shape:
         return kernel
     heads = PartitionSpec(EXAMPLES, "tensor")  # q_BNTH, k_BKTH, v_BKTH
-    split = jax.shard_map(
-        lambda *arrays: kernel(config, *arrays),
-        in_specs=(heads, heads, PartitionSpec()),
-        out_specs=PartitionSpec(EXAMPLES, None, "tensor"),  # x_BTO
-        check_vma=False,
-    )
-    return lambda _, *arrays: split(*arrays)
+
+    def attend(c: ModelConfig, *arrays: Any) -> jax.Array:
+        return jax.shard_map(
+            functools.partial(kernel, c),
+            in_specs=(heads, heads, PartitionSpec()),
+            out_specs=PartitionSpec(EXAMPLES, None, "tensor"),  # x_BTO
+            check_vma=False,
+        )(*arrays)
+
+    return attend
 
 
 def keep_split(tree: Any, params: Params, config: ModelConfig) -> Any:

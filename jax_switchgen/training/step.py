@@ -340,7 +340,7 @@ def label_log_probs(
             *(model, tokens_BT, length_B),
             pairs=pairs,
             around=around,
-            attend=of_each_device(kernel, model.config) if kernel else attention,
+            attend=of_each_device(kernel) if kernel else attention,
         )
         logits_BV = last_logits(model, x_B1D)
     else:

@@ -7,8 +7,7 @@ import pytest
 
 from jax_switchgen.decoding.embedding import mean_states
 from jax_switchgen.generation.embeddings import embed
-from jax_switchgen.models.rope import rope_tables
-from jax_switchgen.models.transformer import empty_recent, hidden
+from jax_switchgen.models.transformer import uncached_hidden
 from tests import tiny
 
 TEXTS = [
@@ -20,26 +19,10 @@ TEXTS = [
 ]
 
 
-@jax.jit
-def states(model, tokens_1T):
-    start_1 = jnp.zeros(1, jnp.int32)
-    T = tokens_1T.shape[1]
-    x_1TD, _ = hidden(
-        model,
-        tokens_1T,
-        ropes=rope_tables(model.config, start_1, T),
-        past=None,
-        past_length_B=start_1,
-        recent=empty_recent(model.config, 1, T, model.dtype),
-        offset=0,
-    )
-    return x_1TD
-
-
 def alone(speaker, text):
     """The mean over one text without any padding, in numpy."""
     ids = [tiny.STOP, *speaker.vocabulary.encode(text)]
-    x_1TD = states(speaker.model, jnp.array([ids], jnp.int32))
+    x_1TD = jax.jit(uncached_hidden)(speaker.model, jnp.array([ids], jnp.int32))
     # The first token only begins the document.
     return np.asarray(x_1TD)[0, 1:].mean(0)
 

@@ -91,6 +91,24 @@ def test_every_program_that_a_run_compiles_stays_on_the_chip():
     assert base.fits and not dataclasses.replace(base, phases=phases).fits
 
 
+def test_a_batch_that_is_read_in_parts_takes_the_time_of_all_calls():
+    """8 rows, 3 in each call: three calls."""
+    base = plan()
+
+    def seconds(rows: int) -> dict[str, float]:
+        phases = [
+            dataclasses.replace(
+                found,
+                phase=dataclasses.replace(found.phase, rows=rows),
+                traffic=Traffic(flops=1e12),
+            )
+            for found in base.phases
+        ]
+        return dataclasses.replace(base, phases=phases).seconds("catch-up", 1)
+
+    assert seconds(3) == {name: 3 * one for name, one in seconds(8).items()}
+
+
 def test_models_that_lie_apart_share_no_chip():
     """A chip then holds one model and its cache, here the larger one's; and a pool
     whose models need more chips than a host has is refused."""

@@ -1,8 +1,13 @@
 """Every option is checked, in one line that names it."""
 
+import dataclasses
+
 import pytest
 
+from jax_switchgen.models.splash import splash_attention
 from jax_switchgen.training.options import VIEWERS
+from jax_switchgen.training.step import kernel_on
+from tests import tiny
 from tests.hf_models import one_line_error
 from tests.training import synthetic
 
@@ -21,6 +26,7 @@ from tests.training import synthetic
         ({"accumulation": 3}, "no multiple of training.accumulation=3"),
         ({"accumulation": 0}, "accumulation=0"),
         ({"epochs": 0}, "epochs=0"),
+        ({"attention": "flash"}, "attention='flash' must be one of plain, splash"),
         ({"clip_norm": 0.0}, "clip_norm=0.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"lora_rank": -1}, "lora_rank=-1 must be 0 (all parameters) or more"),
@@ -51,3 +57,18 @@ def test_a_viewer_without_its_package_is_one_line(monkeypatch):
     monkeypatch.setitem(VIEWERS, "wandb", "no_such_package")
     with one_line_error("wandb needs a package", "pip install no_such_package"):
         synthetic.options(viewers=("wandb",))
+
+
+def test_where_the_kernel_is_used():
+    """Where it is asked for, on a TPU, for models whose layers all see everything."""
+    asked = synthetic.options(attention="splash", max_length=64, tensor=2)
+    one_head = dataclasses.replace(tiny.CONFIG, num_kv_heads=1)
+    assert kernel_on("tpu", tiny.CONFIG, asked) is splash_attention
+    for others in (
+        ("cpu", tiny.CONFIG, asked),
+        ("gpu", tiny.CONFIG, asked),
+        ("tpu", tiny.CONFIG, dataclasses.replace(asked, attention="plain")),
+        ("tpu", tiny.WINDOWED, asked),
+        ("tpu", one_head, asked),
+    ):
+        assert kernel_on(*others) is None
