@@ -6,6 +6,7 @@ import pytest
 
 from jax_switchgen.models.splash import splash_attention
 from jax_switchgen.training.options import VIEWERS
+from jax_switchgen.training.placement import make_mesh
 from jax_switchgen.training.step import kernel_on
 from tests import tiny
 from tests.hf_models import one_line_error
@@ -72,3 +73,11 @@ def test_where_the_kernel_is_used():
         ("tpu", one_head, asked),
     ):
         assert kernel_on(*others) is None
+
+
+def test_devices_and_rows_must_fit():
+    with one_line_error("fsdp=3", "tensor=1", "8 devices"):
+        make_mesh(3, 1, 8)
+    with one_line_error("12 examples", "8 devices", "batch_size / accumulation"):
+        make_mesh(2, 1, 12)
+    assert dict(make_mesh(2, 2, 12).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
