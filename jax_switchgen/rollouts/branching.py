@@ -171,6 +171,8 @@ class Branching:
         self._responses: deque[tuple[_Open, _Branch, int]] = deque()
         self._cut: list[_Open] = []  # these two are ready for the next step
         self._due: list[_Open] = []
+        # By slot: not read by every candidate yet, and read together.
+        self._unread: dict[int, Draft] = {}
         self.tokens = 0
         self.responses = 0
         self._session = engine.open([place.request for place in places])
@@ -200,10 +202,18 @@ class Branching:
             self._begin_response(*self._responses.popleft())
         while self._prefixes and self._session.num_free > self._num_branches:
             self._begin_branches(self._prefixes.popleft())
+        drafts = []
         while self._places and self._session.num_free > self._num_branches + 1:
-            self._begin_place(self._places.popleft())
+            drafts.append(self._begin_place(self._places.popleft()))
+        self._session.catch_up(drafts)
 
-    def _begin_place(self, place: Place) -> None:
+    def _read(self, draft: Draft) -> None:
+        """All candidates read this draft, and in the same calls all that are unread."""
+        if draft.slot in self._unread:
+            self._session.catch_up(list(self._unread.values()))
+            self._unread.clear()
+
+    def _begin_place(self, place: Place) -> Draft:
         options = self._engine.options
         segments = -(-options.max_new_tokens // options.segment_length)
         cut = cut_of(place.request, options.seed, segments, self._span)
@@ -213,8 +223,10 @@ class Branching:
             self._send(draft, partial(self._prefix_grown, opened))
         else:
             self._cut.append(opened)
+        return draft
 
     def _begin_branches(self, opened: _Open) -> None:
+        self._read(opened.prefix)
         opened.running = self._num_branches
         for branch in opened.branches:
             draft = self._session.fork(opened.prefix, opened.place.request)
@@ -224,6 +236,7 @@ class Branching:
 
     def _begin_response(self, opened: _Open, branch: _Branch, number: int) -> None:
         assert branch.draft is not None
+        self._read(branch.draft)
         draft = self._session.fork(branch.draft, opened.place.completion(number))
         then = partial(self._response_grown, opened, branch, number)
         self._send(draft, then)
@@ -236,6 +249,7 @@ class Branching:
 
     def _release(self, branch: _Branch) -> None:
         if branch.draft is not None:
+            self._unread.pop(branch.draft.slot, None)
             self._session.release(branch.draft)
             branch.draft = None
 
@@ -293,7 +307,8 @@ class Branching:
         cut, self._cut = self._cut, []
         due, self._due = self._due, []
         grown = [b.draft for o in due for b in o.branches if not b.outputs and b.draft]
-        self._session.catch_up([*(opened.prefix for opened in cut), *grown])
+        ready = [*(opened.prefix for opened in cut), *grown]
+        self._unread |= {draft.slot: draft for draft in ready}
         self._prefixes += cut
         for opened in due:
             while not opened.running and self._ask_for_more(opened):
