@@ -1,7 +1,8 @@
 """Collecting rollouts: all branches in full batches, forked, against query by query.
 
     python benchmarks/collect_vs_alone.py --repeats=1
-    python benchmarks/collect_vs_alone.py --repeats=1 --task=arc_challenge
+    python benchmarks/collect_vs_alone.py --repeats=1 --task=medqa
+    … --task=medqa --completions=32 --queries=4 --against=query
 
 The same places and branches, random switching, greedy, no stop tokens, three ways:
 
@@ -28,6 +29,7 @@ import harness
 import pools
 from harness import progress
 
+from jax_switchgen.decoding.programs import num_compiled
 from jax_switchgen.generation.engine import Engine
 from jax_switchgen.generation.session import Session
 from jax_switchgen.generation.speaker import Speaker
@@ -42,7 +44,8 @@ TASK = Task("benchmark", Scorer.CHOICE, 0, 0, "none")
 
 @contextlib.contextmanager
 def without_sharing() -> Iterator[None]:
-    """All begin with empty caches, and nothing is read ahead for forks."""
+    """All begin with empty caches, nothing is read ahead for forks, and each row's
+    attention reads its own cache alone."""
     forget = Speaker.forget
 
     def empty(speaker: Speaker, slot: int) -> None:
@@ -54,6 +57,7 @@ def without_sharing() -> Iterator[None]:
     with (
         mock.patch.object(Speaker, "forget", empty),
         mock.patch.object(Speaker, "fork", lambda *_: None),
+        mock.patch.object(Speaker, "_shared", lambda *_: 0),
         mock.patch.object(Session, "catch_up", lambda *_: None),
     ):
         yield
@@ -62,13 +66,12 @@ def without_sharing() -> Iterator[None]:
 class Contender:
     """One way of collecting; remembers what it wrote."""
 
-    def __init__(self, engine: Engine, completions: int):
+    def __init__(self, engine: Engine):
         self.engine = engine
-        self.completions = completions
         self.outputs: dict[str, list[str]] = {}
         self.tokens = self.read = 0
 
-    def collect(self, places: Sequence[Place]) -> None:
+    def collect(self, places: Sequence[Place], completions: int) -> None:
         def judge(task: Task, record: Record, outputs: Sequence[str]) -> list[float]:
             self.outputs.setdefault(record.id, []).extend(outputs)
             return [0.0 for _ in outputs]
@@ -78,7 +81,7 @@ class Contender:
             judge,
             places,
             span=(0.1, 0.9),
-            completions=self.completions,
+            completions=completions,
             allocation="fixed",
         )
         for _ in branching.run():
@@ -107,6 +110,12 @@ def main() -> None:
     parser.add_argument("--in_flight", type=int, default=32)
     parser.add_argument("--candidates", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument(
+        "--against",
+        type=lambda text: text.split(","),
+        default=["query", "response"],
+        help="the ways to compare with (default: query,response)",
+    )
     args = parser.parse_args()
     if args.quick:
         args.shape, args.queries, args.new, args.segment = "tiny", 3, 32, 8
@@ -134,36 +143,39 @@ def main() -> None:
                 segment=args.segment,
                 batch=1 if name == "response" else args.batch,
                 in_flight=args.in_flight,
-            ),
-            args.completions,
+            )
         )
-        for name in ("together", "query", "response")
+        for name in ("together", *args.against)
     }
 
     for contender in contenders.values():
         # All caches are as long as the longest query needs: nothing is compiled later.
         contender.engine.expected = queries
 
-    def collect(name: str, chosen: Sequence[Place]) -> None:
+    def collect(
+        name: str, chosen: Sequence[Place], completions: int = args.completions
+    ) -> None:
         contender = contenders[name]
         contender.start_again()
         if name == "together":
-            contender.collect(chosen)
+            contender.collect(chosen, completions)
             return
         with without_sharing():
             for place in chosen:
-                contender.collect([place])
+                contender.collect([place], completions)
 
     progress("together: first run, with compilation")
     with floor.recorded() as forwards:
         collect("together", places)
-    for name in ("query", "response"):
+    for name in args.against:
         progress(f"{name}: first run, with compilation")
-        collect(name, places[:2])
+        collect(name, places[:2], min(args.batch, args.completions))
+    compiled = sum(num_compiled().values())
     seconds = harness.interleave(
         {name: lambda name=name: collect(name, places) for name in contenders},
         args.repeats,
     )
+    compiled = sum(num_compiled().values()) - compiled
     together = contenders["together"]
     least = floor.seconds_of(forwards, pool.candidates[0])
     same = [
@@ -202,8 +214,9 @@ def main() -> None:
             for name, r in results.items()
         ],
     )
-    print(f"all wrote the same: {all(same)}")
+    print(f"all wrote the same: {all(same)}; compiled meanwhile: {compiled} programs")
     results["same"] = all(same)
+    results["compiled_meanwhile"] = compiled
     results["matmul_seconds"] = {kind: round(s, 2) for kind, s in least.items()}
     harness.print_json("collect_vs_alone", vars(args), results)
 

@@ -224,7 +224,9 @@ def token_log_probs(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("segment_length", "window"), donate_argnames="cache"
+    jax.jit,
+    static_argnames=("segment_length", "window", "shared"),
+    donate_argnames="cache",
 )
 def decode_segment(
     model: Transformer,
@@ -238,6 +240,7 @@ def decode_segment(
     *,
     segment_length: int,
     window: int,
+    shared: int = 0,
 ) -> tuple[Cache, Written]:
     """Each row writes up to `limit_B` tokens, fewer after a stop token.
 
@@ -251,10 +254,11 @@ def decode_segment(
       seed: uint32.
       segment_length: size of the buffer, at least every `limit_B`.
       window: cache positions that are read, at least every `length_B`.
+      shared: how many of them hold the same in all rows, and are read once.
     """
     B = rows.slots_B.shape[0]
     config = model.config
-    past = cache.read(rows.slots_B, window)
+    past = cache.read(rows.slots_B, window, shared)
     ropes = rope_tables(config, rows.length_B, segment_length)
     padding_V = jnp.arange(config.vocab_size) >= num_tokens
 

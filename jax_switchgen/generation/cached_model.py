@@ -155,6 +155,7 @@ class CachedModel:
 
         zeros = [0] * padding
         lengths = [len(self.held[o.slot]) for o in orders]
+        window = self._window(lengths)
         rows = programs.Rows(
             slots_B=column([o.slot for o in orders], np.int32, dead),
             last_token_B=column([o.context[-1] for o in orders], np.int32, zeros),
@@ -173,7 +174,8 @@ class CachedModel:
             np.int32(num_tokens),
             np.uint32(seed),
             segment_length=segment_length,
-            window=self._window(lengths),
+            window=window,
+            shared=self._shared([o.slot for o in orders], window),
         )
         return written
 
@@ -348,6 +350,16 @@ class CachedModel:
         """The least of one to four quarters of the cache that covers the lengths."""
         quarter = self.cache.length // WINDOWS
         return max(1, -(-max(lengths) // quarter)) * quarter
+
+    def _shared(self, slots: Sequence[int], window: int) -> int:
+        """How many positions these slots hold alike: whole quarters of the cache, less
+        than the window, and of full passes, so that few more programs are compiled."""
+        if len(slots) < max(2, self._buckets.batch[-1]):
+            return 0
+        first, *others = (self.held[slot] for slot in slots)
+        quarter = self.cache.length // WINDOWS
+        common = min(common_prefix(first, ids) for ids in others)
+        return min(common // quarter * quarter, window - quarter)
 
     def _make_room(self, tokens: int) -> None:
         """Grows the cache when a context outgrows the estimate it was opened with."""

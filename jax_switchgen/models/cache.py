@@ -40,21 +40,34 @@ class Cache:
     def nbytes(self) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(self))
 
-    def read(self, slots_B: jax.Array, window: int) -> list[KeysValues]:
-        """The first `window` positions of some slots, k_BKSH and v_BKSH by layer.
+    def read(
+        self, slots_B: jax.Array, window: int, shared: int = 0
+    ) -> list[list[KeysValues]]:
+        """The first `window` positions of some slots, by layer and part.
 
-        A slot number beyond the last reads some valid slot: padding rows are masked.
+        The first `shared` of them are alike in all of these slots, and a part of their
+        own: k_1KSH and v_1KSH. A slot number beyond the last reads some valid slot:
+        padding rows are masked.
         """
 
         @jax.jit  # traced once for all layers
         def rows(x_BKSH: jax.Array) -> jax.Array:
             return jax.lax.platform_dependent(
                 *(x_BKSH, slots_B),
-                tpu=functools.partial(_take_row_by_row, window=window),
-                default=lambda x, slots: x.at[slots, :, :window].get(mode="clip"),
+                tpu=functools.partial(_take_row_by_row, first=shared, last=window),
+                default=lambda x, slots: x.at[slots, :, shared:window].get(mode="clip"),
             )
 
-        return [(rows(k), rows(v)) for k, v in self.layers]
+        @jax.jit
+        def one_row(x_BKSH: jax.Array) -> jax.Array:
+            x_KSH = jax.lax.dynamic_index_in_dim(x_BKSH, slots_B[0], keepdims=False)
+            return x_KSH[None, :, :shared]
+
+        layers = [[(rows(k), rows(v))] for k, v in self.layers]
+        if shared:
+            for parts, (k, v) in zip(layers, self.layers, strict=True):
+                parts.insert(0, (one_row(k), one_row(v)))
+        return layers
 
     def write(
         self,
@@ -85,19 +98,19 @@ class Cache:
 
 
 def _take_row_by_row(
-    x_BKSH: jax.Array, slots_B: jax.Array, *, window: int
+    x_BKSH: jax.Array, slots_B: jax.Array, *, first: int, last: int
 ) -> jax.Array:
-    """The first positions of some slots, for TPU: of a gather of large rows its
-    compiler makes several of parts, and first copies these parts of all slots, 24 of
-    the 29 GiB that a probe of 8 of 192 slots moved on each of 4 chips of v5p."""
+    """Positions `first` up to `last` of some slots, for TPU: of a gather of large rows
+    its compiler makes several of parts, and first copies these parts of all slots, 24
+    of the 29 GiB that a probe of 8 of 192 slots moved on each of 4 chips of v5p."""
     _, K, _, H = x_BKSH.shape
 
     def take(row: jax.Array, taken_BKSH: jax.Array) -> jax.Array:
-        at = (slots_B[row], 0, 0, 0)
-        x_1KSH = jax.lax.dynamic_slice(x_BKSH, at, (1, K, window, H))
+        at = (slots_B[row], 0, first, 0)
+        x_1KSH = jax.lax.dynamic_slice(x_BKSH, at, (1, K, last - first, H))
         return jax.lax.dynamic_update_slice(taken_BKSH, x_1KSH, (row, 0, 0, 0))
 
-    taken_BKSH = jnp.zeros((len(slots_B), K, window, H), x_BKSH.dtype)
+    taken_BKSH = jnp.zeros((len(slots_B), K, last - first, H), x_BKSH.dtype)
     return jax.lax.fori_loop(0, len(slots_B), take, taken_BKSH)
 
 

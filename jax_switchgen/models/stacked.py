@@ -128,7 +128,7 @@ def last_hidden(
             run_block,
             c,
             rotation=_of_kind(rotations, is_local),
-            past=None,
+            past=(),
             recent=recent,
             masks=_of_kind(masks, is_local),
             offset=0,

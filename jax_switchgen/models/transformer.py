@@ -152,7 +152,7 @@ def hidden(
     tokens_BT: jax.Array,
     *,
     ropes: Ropes,
-    past: Sequence[KeysValues] | None,
+    past: Sequence[Sequence[KeysValues]] | None,
     past_length_B: jax.Array,
     recent: Sequence[KeysValues],
     offset: jax.Array | int,
@@ -172,7 +172,7 @@ def hidden(
     Args:
       tokens_BT: int32.
       ropes: tables for the positions of the buffer, from `rope_tables`.
-      past: read-only k_BKSH, v_BKSH of each layer, or None.
+      past: of each layer the read-only parts, in the order of their positions, or None.
       past_length_B: int32.
       recent: k_BKTH, v_BKTH of each layer.
       offset: index of the first new token in the recent buffer.
@@ -204,7 +204,7 @@ def hidden(
                 BlockWeights(arrays, lora.layers[i] if lora else {}),
                 x_BTD,
                 rotation=rotations[local],
-                past=past[i] if past is not None else None,
+                past=past[i] if past is not None else (),
                 recent=recent[i],
                 masks=masks[local],
                 offset=offset,
@@ -283,7 +283,7 @@ def run_block(
     x_BTD: jax.Array,
     *,
     rotation: Rotation,
-    past: KeysValues | None,
+    past: Sequence[KeysValues],
     recent: KeysValues,
     masks: list[jax.Array],
     offset: jax.Array | int,
@@ -305,8 +305,7 @@ def run_block(
             of_these, (x_BTD, h_BTD, turned, seen)
         )
     q_BNTH = _queries(c, w, h_BTD, turned)
-    parts = [new_recent] if past is None else [past, new_recent]
-    h_BTD = w.linear("o", attend(c, q_BNTH, parts, seen))
+    h_BTD = w.linear("o", attend(c, q_BNTH, [*past, new_recent], seen))
     x_BTD = x_BTD + w.norm(c, "post_attn_norm", h_BTD)
 
     h_BTD = w.norm(c, "mlp_norm", x_BTD)

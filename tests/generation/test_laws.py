@@ -110,6 +110,29 @@ def test_a_response_is_the_same_in_any_company(order, batch_size):
         assert together[response.request.id] == response
 
 
+@pytest.mark.parametrize("models", [MODELS[:2], WINDOWED], ids=["full", "windowed"])
+def test_what_a_full_pass_has_in_common_is_read_once(models, monkeypatch):
+    """Law 6, where rows begin alike: here one quarter or two of a cache of 256."""
+    shared = []
+    decode = programs.decode_segment
+
+    def decoding(*args, **options):
+        shared.append((len(args[3].slots_B), options["shared"]))
+        return decode(*args, **options)
+
+    monkeypatch.setattr(programs, "decode_segment", decoding)
+    queries = ["a" * 81] * 8 + ["b" * 140] * 8 + ["ab " * 23 + str(i) for i in range(4)]
+    requests = [Request(query, f"r{i}") for i, query in enumerate(queries)]
+    options = tiny.generation(temperature=0.8, seed=3, batch_size=1)
+    alone = Engine(pool(models), Random(2), options).generate(requests)
+    assert not any(count for _, count in shared)
+    shared.clear()
+    options = dataclasses.replace(options, batch_size=4)
+    assert Engine(pool(models), Random(2), options).generate(requests) == alone
+    assert {count for size, count in shared if size == 4} == {0, 64, 128}
+    assert not any(count for size, count in shared if size < 4)
+
+
 def test_seed_and_id_make_the_response():
     options = tiny.generation(temperature=1.0)
     engine = Engine(pool(), Random(3), options)

@@ -83,11 +83,24 @@ def engine(devices: int, placement: str = "colocated", **changes) -> Engine:
     ("devices", "placement"),
     [(2, "colocated"), (8, "colocated"), (1, "disjoint"), (2, "disjoint")],
 )
-def test_devices_share_a_pool_and_write_the_same_tokens(devices, placement):
+def test_devices_share_a_pool_and_write_the_same_tokens(
+    devices, placement, monkeypatch
+):
     """Law 6: greedy tokens, decisions, and their probabilities; candidates, an adapter
-    and the switcher all lie on the mesh, or each on one of its own."""
-    expected = engine(1).generate(QUERIES)
-    found = engine(devices, placement).generate(QUERIES)
+    and the switcher all lie on the mesh, or each on one of its own. Two rows begin
+    alike, and have this part of their caches read once."""
+    queries = [*["x" * 70] * 2, *QUERIES]
+    expected = engine(1).generate(queries)
+    counts = []
+
+    def shared(*arguments):
+        counts.append(of_slots(*arguments))
+        return counts[-1]
+
+    of_slots = Speaker._shared
+    monkeypatch.setattr(Speaker, "_shared", shared)
+    found = engine(devices, placement).generate(queries)
+    assert set(counts) == {0, 64}
     for alone, shared in zip(expected, found, strict=True):
         assert [s.token_ids for s in shared.segments] == [
             s.token_ids for s in alone.segments
@@ -197,10 +210,17 @@ def test_both_ways_to_read_a_cache_are_one():
     rng = np.random.default_rng(0)
     k_BKSH, v_BKSH = jnp.asarray(rng.normal(size=(2, 4, 2, 16, 3)), jnp.float32)
     slots_B = jnp.asarray([2, 0, 3, 3, 9], jnp.int32)
-    ((k_gathered, v_gathered),) = caches.Cache(((k_BKSH, v_BKSH),)).read(slots_B, 5)
-    taken = caches._take_row_by_row(k_BKSH, slots_B, window=5)
+    cache = caches.Cache(((k_BKSH, v_BKSH),))
+    [[(k_gathered, v_gathered)]] = cache.read(slots_B, 5)
+    taken = caches._take_row_by_row(k_BKSH, slots_B, first=0, last=5)
     expected = np.asarray(k_BKSH)[[2, 0, 3, 3, 3], :, :5]
     np.testing.assert_array_equal(taken, expected)
     np.testing.assert_array_equal(k_gathered, expected)
-    taken = caches._take_row_by_row(v_BKSH, slots_B, window=5)
+    taken = caches._take_row_by_row(v_BKSH, slots_B, first=0, last=5)
     np.testing.assert_array_equal(taken, v_gathered)
+
+    [[(k_1KSH, _), (k_own, v_own)]] = cache.read(slots_B, 5, shared=3)
+    np.testing.assert_array_equal(k_1KSH, expected[:1, :, :3])
+    np.testing.assert_array_equal(k_own, expected[:, :, 3:])
+    taken = caches._take_row_by_row(v_BKSH, slots_B, first=3, last=5)
+    np.testing.assert_array_equal(taken, v_own)

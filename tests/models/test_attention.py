@@ -1,4 +1,5 @@
-"""Law: attention over a past and a buffer is one softmax over the keys of both."""
+"""Law: attention over a past and a buffer is one softmax over the keys of both, and a
+past that rows share is as good as one copy for each."""
 
 import dataclasses
 import functools
@@ -19,9 +20,9 @@ CAPPED = dataclasses.replace(tiny.WINDOWED, attn_softcap=2.0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def attend(c: ModelConfig, local: bool, q_BNTH, past, length_B, recent, offset):
+def attend(c: ModelConfig, local: bool, q_BNTH, past: list, length_B, recent, offset):
     masks = attention_masks(c, local, [past], length_B, [recent], offset, T)
-    return attention(c, q_BNTH, [past, recent], masks)
+    return attention(c, q_BNTH, [*past, recent], masks)
 
 
 def textbook(
@@ -68,7 +69,7 @@ def test_attention_is_one_softmax(c, local, lengths, offset):
     past = (noise(0, B, K, POSITIONS, H), noise(1, B, K, POSITIONS, H))
     recent = (noise(2, B, K, BUFFER, H), noise(3, B, K, BUFFER, H))
     q_BNTH = noise(4, B, N, T, H)
-    found_BTO = attend(c, local, q_BNTH, past, jnp.asarray(lengths), recent, offset)
+    found_BTO = attend(c, local, q_BNTH, [past], jnp.asarray(lengths), recent, offset)
     at_T = range(offset, offset + T)
     for b, length in enumerate(lengths):
         expected_TO = textbook(
@@ -76,3 +77,29 @@ def test_attention_is_one_softmax(c, local, lengths, offset):
             *([x[b] for x in recent], [x[b] for x in past], length),
         )
         np.testing.assert_allclose(found_BTO[b], expected_TO, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["full", "local"])
+@pytest.mark.parametrize("shared", [1, 12, 40])
+@settings(max_examples=5)
+@given(
+    more=st.lists(st.integers(0, POSITIONS), min_size=B, max_size=B),
+    offset=st.integers(0, BUFFER - T),
+)
+def test_a_shared_past_is_as_good_as_copies(local, shared, more, offset):
+    c = CAPPED
+    K, H = c.num_kv_heads, c.head_dim
+    own = (noise(0, B, K, POSITIONS, H), noise(1, B, K, POSITIONS, H))
+    one = (noise(2, 1, K, shared, H), noise(3, 1, K, shared, H))
+    recent = (noise(4, B, K, BUFFER, H), noise(5, B, K, BUFFER, H))
+    q_BNTH = noise(6, B, c.num_heads, T, H)
+    length_B = shared + jnp.asarray(more)
+    whole = tuple(
+        jnp.concatenate([jnp.repeat(x_1KSH, B, 0), x_BKSH], 2)
+        for x_1KSH, x_BKSH in zip(one, own, strict=True)
+    )
+    np.testing.assert_allclose(
+        attend(c, local, q_BNTH, [one, own], length_B, recent, offset),
+        attend(c, local, q_BNTH, [whole], length_B, recent, offset),
+        **{"rtol": 1e-4, "atol": 1e-4},
+    )

@@ -97,7 +97,7 @@ def test_the_state_of_one_token_of_each_row_is_that_among_all(saved, name, with_
             model,
             tokens_BT,
             ropes=rope_tables(model.config, past_length_B, 20),
-            past=[(noise, noise + 1) for _ in keys] if with_past else None,
+            past=[[(noise, noise + 1)] for _ in keys] if with_past else None,
             past_length_B=past_length_B,
             recent=empty_recent(model.config, 3, 20, model.dtype),
             offset=0,
