@@ -353,8 +353,9 @@ class CachedModel:
 
     def _shared(self, slots: Sequence[int], window: int) -> int:
         """How many positions these slots hold alike: whole quarters of the cache, less
-        than the window, and of full passes, so that few more programs are compiled."""
-        if len(slots) < max(2, self._buckets.batch[-1]):
+        than the window. Only for as many rows as the largest program is for, so that
+        few more programs are compiled."""
+        if len(slots) == 1 or self._buckets.rows(len(slots)) < self._buckets.batch[-1]:
             return 0
         first, *others = (self.held[slot] for slot in slots)
         quarter = self.cache.length // WINDOWS
