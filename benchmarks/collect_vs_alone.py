@@ -2,7 +2,7 @@
 
     python benchmarks/collect_vs_alone.py --repeats=1
     python benchmarks/collect_vs_alone.py --repeats=1 --task=medqa
-    … --task=medqa --completions=32 --queries=4 --against=query
+    … --task=medqa --completions=32 --batch=32 --in_flight=96 --against=query
 
 The same places and branches, random switching, greedy, no stop tokens, three ways:
 
@@ -21,6 +21,7 @@ requests of about 32 tokens; the longer they are, the more is shared.
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from unittest import mock
 
@@ -66,12 +67,13 @@ def without_sharing() -> Iterator[None]:
 class Contender:
     """One way of collecting; remembers what it wrote."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, completions: int):
         self.engine = engine
+        self.completions = completions
         self.outputs: dict[str, list[str]] = {}
         self.tokens = self.read = 0
 
-    def collect(self, places: Sequence[Place], completions: int) -> None:
+    def collect(self, places: Sequence[Place]) -> None:
         def judge(task: Task, record: Record, outputs: Sequence[str]) -> list[float]:
             self.outputs.setdefault(record.id, []).extend(outputs)
             return [0.0 for _ in outputs]
@@ -81,7 +83,7 @@ class Contender:
             judge,
             places,
             span=(0.1, 0.9),
-            completions=completions,
+            completions=self.completions,
             allocation="fixed",
         )
         for _ in branching.run():
@@ -143,7 +145,8 @@ def main() -> None:
                 segment=args.segment,
                 batch=1 if name == "response" else args.batch,
                 in_flight=args.in_flight,
-            )
+            ),
+            args.completions,
         )
         for name in ("together", *args.against)
     }
@@ -152,27 +155,25 @@ def main() -> None:
         # All caches are as long as the longest query needs: nothing is compiled later.
         contender.engine.expected = queries
 
-    def collect(
-        name: str, chosen: Sequence[Place], completions: int = args.completions
-    ) -> None:
+    def collect(name: str) -> None:
         contender = contenders[name]
         contender.start_again()
         if name == "together":
-            contender.collect(chosen, completions)
+            contender.collect(places)
             return
         with without_sharing():
-            for place in chosen:
-                contender.collect([place], completions)
+            for place in places:
+                contender.collect([place])
 
     progress("together: first run, with compilation")
     with floor.recorded() as forwards:
-        collect("together", places)
+        collect("together")
     for name in args.against:
         progress(f"{name}: first run, with compilation")
-        collect(name, places[:2], min(args.batch, args.completions))
+        collect(name)
     compiled = sum(num_compiled().values())
     seconds = harness.interleave(
-        {name: lambda name=name: collect(name, places) for name in contenders},
+        {name: functools.partial(collect, name) for name in contenders},
         args.repeats,
     )
     compiled = sum(num_compiled().values()) - compiled
